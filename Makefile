@@ -1,0 +1,23 @@
+# `make demo` and `make test` are each enough on a fresh machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test setup clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+demo: setup
+	PATH="$(abspath $(VENV))/bin:$$PATH" bash experiments/demo.sh
+
+test: setup
+	$(VENV)/bin/ruff check .
+	$(RUN) -m pytest
+
+clean:
+	rm -rf $(VENV) runs

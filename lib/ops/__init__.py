@@ -1,0 +1,29 @@
+"""Operations on point clouds: public functions on tensors, one file an operation.
+
+Every operation has a slow twin in ``reference.py``; ``set_backend`` chooses between them.
+CUDA sources have their place in ``csrc/``.
+"""
+
+from lib.ops.backend import BACKENDS, get_backend, set_backend, use_backend
+from lib.ops.errors import InputError
+from lib.ops.flow_embedding import flow_embedding
+from lib.ops.gather import gather
+from lib.ops.interpolate import inverse_distance_weights, weighted_sum
+from lib.ops.knn import knn
+from lib.ops.pointconv import pointconv_aggregate
+from lib.ops.sampling import furthest_point_sample
+
+__all__ = [
+    "BACKENDS",
+    "InputError",
+    "flow_embedding",
+    "furthest_point_sample",
+    "gather",
+    "get_backend",
+    "inverse_distance_weights",
+    "knn",
+    "pointconv_aggregate",
+    "set_backend",
+    "use_backend",
+    "weighted_sum",
+]

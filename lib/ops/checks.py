@@ -1,0 +1,47 @@
+"""What every point operation checks before it runs."""
+
+from torch import Tensor
+
+from lib.ops.errors import InputError
+
+
+def check_clouds(op: str, **clouds: Tensor) -> None:
+    """Raises InputError unless every tensor is (B, N, 3), floating, of one batch size, device and dtype."""
+    first = next(iter(clouds.values()))
+    for name, cloud in clouds.items():
+        if cloud.dim() != 3 or cloud.shape[-1] != 3:
+            raise InputError(f"{op}: {name} must be (B, N, 3), got {tuple(cloud.shape)}")
+        if not cloud.is_floating_point():
+            raise InputError(f"{op}: {name} must hold floating-point coordinates, got {cloud.dtype}")
+    check_alike(op, **clouds)
+    if any(cloud.shape[0] != first.shape[0] for cloud in clouds.values()):
+        shapes = ", ".join(f"{name} {tuple(cloud.shape)}" for name, cloud in clouds.items())
+        raise InputError(f"{op}: the batch sizes differ: {shapes}")
+
+
+def check_alike(op: str, **tensors: Tensor) -> None:
+    """Raises InputError unless all tensors are on one device and of one dtype."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.device != first.device:
+            raise InputError(f"{op}: {first_name} is on {first.device} but {name} on {tensor.device}: move one")
+        if tensor.dtype != first.dtype:
+            raise InputError(f"{op}: {first_name} is {first.dtype} but {name} {tensor.dtype}: convert one")
+
+
+def check_index(op: str, index: Tensor, values: Tensor, dims: int | None = None) -> None:
+    """Raises InputError unless index is int64, of ``dims`` dimensions, and of the batch and device of values."""
+    if str(index.dtype) != "torch.int64" or (dims is not None and index.dim() != dims):
+        wanted = "int64" if dims is None else f"int64 of {dims} dimensions"
+        raise InputError(f"{op}: index must be {wanted}, got {index.dtype} of shape {tuple(index.shape)}")
+    if index.device != values.device or index.shape[0] != values.shape[0]:
+        raise InputError(
+            f"{op}: index {tuple(index.shape)} on {index.device} does not go with {tuple(values.shape)} on "
+            f"{values.device}"
+        )
+
+
+def check_finite(op: str, name: str, cloud: Tensor) -> None:
+    """Raises InputError when a coordinate is NaN or infinite."""
+    if not cloud.isfinite().all():
+        raise InputError(f"{op}: {name} {tuple(cloud.shape)} holds NaN or infinite coordinates")

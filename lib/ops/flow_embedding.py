@@ -1,0 +1,159 @@
+"""One direction of a bidirectional flow embedding: each query looks at its neighbours in the other cloud."""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.ops import reference
+from lib.ops.backend import full_precision, runs_compiled
+from lib.ops.checks import check_alike, check_index
+from lib.ops.errors import InputError
+from lib.ops.gather import flat_index
+from lib.ops.reference import NEGATIVE_SLOPE
+from lib.ops.threads import run_in_ranges
+
+CHUNK_BYTES = 1 << 19  # hidden values held at once a thread: about half of a core's second-level cache
+
+
+def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """max_k LeakyReLU(weight LeakyReLU(query + support[index_k]) + bias)  (Bi-PointFlowNet, Cheng & Ko 2022, eq. 3).
+
+    query (B, N, C), support (B, M, C), index (B, N, K) into M, weight (D, C), bias (D) -> (B, N, D). The embedding of
+    relative positions is linear and therefore already part of ``query`` and ``support``. LeakyReLU rises, so the
+    maximum is taken before bias and LeakyReLU; on a tie the first neighbour gets the gradient.
+    Differentiable in all but the index; the backward visits only the neighbours that won.
+
+    Raises InputError for shapes, dtypes or devices that do not go together.
+    """
+    if query.dim() != 3 or support.dim() != 3 or weight.shape != (len(bias), query.shape[2]) or (
+        support.shape[2] != query.shape[2] or query.shape[:2] != index.shape[:2]
+    ):
+        raise InputError(
+            f"flow_embedding: query {tuple(query.shape)} must be (B, N, C), support {tuple(support.shape)} (B, M, C), "
+            f"index {tuple(index.shape)} (B, N, K), weight {tuple(weight.shape)} (D, C), bias {tuple(bias.shape)} (D)"
+        )
+    query, support = full_precision(query, support)
+    check_index("flow_embedding", index, support, dims=3)
+    check_alike("flow_embedding", query=query, support=support, weight=weight, bias=bias)
+    if not runs_compiled(query, support, weight):
+        return reference.flow_embedding(query, support, index, weight, bias)
+    return _FlowEmbedding.apply(query, support, index, weight, bias)
+
+
+class _FlowEmbedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, support, index, weight, bias):
+        rows = flat_index(index, support.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        queries = query.detach().reshape(-1, query.shape[2]).contiguous()  # (B N, C)
+        table = support.detach().reshape(-1, query.shape[2]).contiguous()  # (B M, C)
+        matrix = weight.detach().contiguous()
+        out = torch.empty(len(rows), len(matrix), dtype=query.dtype)
+        winner = torch.empty(out.shape, dtype=torch.int32)
+        neighbours = rows.shape[1]
+        step = max(1, CHUNK_BYTES // (neighbours * (matrix.shape[0] + matrix.shape[1]) * query.element_size()))
+        shift = bias.detach().numpy()
+
+        def run(start, stop):
+            hidden = torch.empty(step * neighbours, matrix.shape[1], dtype=query.dtype)
+            mixed = torch.empty(step * neighbours, matrix.shape[0], dtype=query.dtype)
+            for a in range(start, stop, step):
+                count = min(step, stop - a)
+                h, m = hidden[: count * neighbours], mixed[: count * neighbours]
+                _hidden(queries.numpy(), table.numpy(), rows.numpy(), h.numpy(), a, count)
+                torch.mm(h, matrix.T, out=m)
+                _maximum(m.numpy(), shift, out.numpy(), winner.numpy(), a, count, neighbours)
+
+        with torch.no_grad():
+            run_in_ranges(run, len(rows))
+        ctx.save_for_backward(queries, table, rows, matrix, out, winner)
+        ctx.shapes = query.shape, support.shape
+        return out.view(*index.shape[:2], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        queries, table, rows, matrix, out, winner = ctx.saved_tensors
+        grad_out = grad_out.reshape(out.shape)
+        grad_out = torch.where(out > 0, grad_out, grad_out * NEGATIVE_SLOPE).contiguous()  # before the LeakyReLU
+        grad_queries = torch.empty_like(queries)
+        args = [t.numpy() for t in (queries, table, rows, matrix, winner, grad_out, grad_queries)]
+
+        def run(start, stop):
+            grad_table, grad_matrix = np.zeros_like(args[1]), np.zeros_like(args[3])
+            _embedding_backward(*args, grad_table, grad_matrix, start, stop)
+            return grad_table, grad_matrix
+
+        parts = run_in_ranges(run, len(rows))
+        zero = np.zeros((), args[0].dtype)
+        grad_table = torch.from_numpy(sum((part[0] for part in parts), zero)).view(ctx.shapes[1])
+        grad_matrix = torch.from_numpy(sum((part[1] for part in parts), zero))
+        return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _hidden(queries, table, rows, hidden, start, count):
+    """hidden (count K, C) = LeakyReLU(query + support) for the queries start..start+count."""
+    slope = hidden.dtype.type(NEGATIVE_SLOPE)
+    row = 0
+    for r in range(start, start + count):
+        for k in range(rows.shape[1]):
+            source = rows[r, k]
+            for c in range(queries.shape[1]):
+                value = queries[r, c] + table[source, c]
+                hidden[row, c] = max(value, slope * value)  # LeakyReLU, as the slope is below 1
+            row += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _maximum(mixed, bias, out, winner, start, count, neighbours):
+    """out = LeakyReLU(max_k mixed + bias), winner = the first k that reaches the maximum."""
+    slope = out.dtype.type(NEGATIVE_SLOPE)
+    width = out.shape[1]
+    for i in range(count):
+        r, first = start + i, i * neighbours
+        out[r] = mixed[first]
+        winner[r] = 0
+        for k in range(1, neighbours):
+            for c in range(width):
+                value = mixed[first + k, c]
+                wins = value > out[r, c]
+                out[r, c] = value if wins else out[r, c]
+                winner[r, c] = k if wins else winner[r, c]
+        for c in range(width):
+            value = out[r, c] + bias[c]
+            out[r, c] = max(value, slope * value)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _embedding_backward(
+    queries, table, rows, matrix, winner, grad_out, grad_queries, grad_table, grad_matrix, start, stop
+):
+    slope = table.dtype.type(NEGATIVE_SLOPE)
+    neighbours, channels = rows.shape[1], queries.shape[1]
+    sums = np.empty((neighbours, channels), table.dtype)  # of this query's neighbours, before the LeakyReLU
+    grads = np.empty((neighbours, channels), table.dtype)
+    used = np.empty(neighbours, np.bool_)
+    for r in range(start, stop):
+        used[:] = False
+        for d in range(matrix.shape[0]):
+            used[winner[r, d]] = True
+        for k in range(neighbours):
+            if used[k]:
+                for c in range(channels):
+                    sums[k, c] = queries[r, c] + table[rows[r, k], c]
+                    grads[k, c] = 0
+        for d in range(matrix.shape[0]):
+            k, grad = winner[r, d], grad_out[r, d]
+            for c in range(channels):
+                value = sums[k, c]
+                grad_matrix[d, c] += grad * max(value, slope * value)
+                grads[k, c] += grad * matrix[d, c]
+        grad_queries[r] = 0
+        for k in range(neighbours):
+            if used[k]:
+                source = rows[r, k]
+                for c in range(channels):
+                    grad = grads[k, c] if sums[k, c] > 0 else slope * grads[k, c]
+                    grad_queries[r, c] += grad
+                    grad_table[source, c] += grad

@@ -1,0 +1,100 @@
+"""Inverse-distance interpolation: upsampling and warping."""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.ops import reference
+from lib.ops.backend import full_precision, runs_compiled
+from lib.ops.checks import check_alike, check_clouds, check_index
+from lib.ops.errors import InputError
+from lib.ops.gather import flat_index, gather
+from lib.ops.threads import run_in_ranges
+
+
+def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
+    """Weights of the neighbours ``index`` of each query: 1/d with d >= 1e-10 m, normalised to sum 1.
+
+    query (B, N, 3) and support (B, M, 3) in metres, index (B, N, K) into M -> (B, N, K). Differentiable in both clouds.
+    """
+    check_clouds("inverse_distance_weights", query=query, support=support)
+    check_index("inverse_distance_weights", index, support, dims=3)
+    if not runs_compiled(query, support):
+        return reference.inverse_distance_weights(query, support, index)
+    offset = gather(support, index) - query[:, :, None]  # (B, N, K, 3)
+    inverse = offset.square().sum(-1).clamp_min(reference.MIN_DISTANCE**2).rsqrt()  # (B, N, K)
+    return inverse / inverse.sum(-1, keepdim=True)
+
+
+def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """values (B, M, C), index and weights (B, N, K) -> (B, N, C) = sum_k weights_k values[index_k].
+
+    Differentiable in values and weights. Raises InputError for shapes, dtypes or devices that do not go together.
+    """
+    if values.dim() != 3 or weights.shape != index.shape:
+        raise InputError(
+            f"weighted_sum: values {tuple(values.shape)} must be (B, M, C); index {tuple(index.shape)} and weights "
+            f"{tuple(weights.shape)} both (B, N, K)"
+        )
+    values, weights = full_precision(values, weights)
+    check_index("weighted_sum", index, values, dims=3)
+    check_alike("weighted_sum", values=values, weights=weights)
+    if not runs_compiled(values, weights):
+        return reference.weighted_sum(values, index, weights)
+    return _WeightedSum.apply(values, index, weights)
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, index, weights):
+        rows = flat_index(index, values.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        table = values.detach().reshape(-1, values.shape[2])  # (B M, C)
+        factors = weights.detach().reshape(rows.shape).contiguous()
+        ctx.save_for_backward(table, rows, factors)
+        ctx.shapes = values.shape, weights.shape
+        out = torch.empty(len(rows), table.shape[1], dtype=values.dtype)
+        args = table.numpy(), rows.numpy(), factors.numpy(), out.numpy()
+        run_in_ranges(lambda a, b: _weighted_sum_forward(*args, a, b), len(rows))
+        return out.view(*index.shape[:2], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        table, rows, factors = ctx.saved_tensors
+        grad_out = grad_out.reshape(len(rows), -1).contiguous()
+        grad_factors = torch.empty_like(factors)
+        args = table.numpy(), rows.numpy(), factors.numpy(), grad_out.numpy(), grad_factors.numpy()
+
+        def run(start, stop):
+            grad_table = np.zeros(table.shape, args[0].dtype)
+            _weighted_sum_backward(*args, grad_table, start, stop)
+            return grad_table
+
+        grad_table = sum(run_in_ranges(run, len(rows)), np.zeros((), args[0].dtype))
+        return torch.from_numpy(grad_table).view(ctx.shapes[0]), None, grad_factors.view(ctx.shapes[1])
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _weighted_sum_forward(table, rows, factors, out, start, stop):
+    channels = table.shape[1]
+    for r in range(start, stop):
+        out[r] = 0
+        for k in range(rows.shape[1]):
+            source, factor = rows[r, k], factors[r, k]
+            for c in range(channels):
+                out[r, c] += factor * table[source, c]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+def _weighted_sum_backward(table, rows, factors, grad_out, grad_factors, grad_table, start, stop):
+    channels = table.shape[1]
+    for r in range(start, stop):
+        for k in range(rows.shape[1]):
+            source, factor = rows[r, k], factors[r, k]
+            for c in range(channels):
+                grad_table[source, c] += factor * grad_out[r, c]
+            dot = factor * 0
+            for c in range(channels):
+                dot += table[source, c] * grad_out[r, c]
+            grad_factors[r, k] = dot

@@ -1,0 +1,104 @@
+"""The aggregation of a PointConv: a sum of outer products over neighbours."""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.ops import reference
+from lib.ops.backend import full_precision, runs_compiled
+from lib.ops.checks import check_alike, check_index
+from lib.ops.errors import InputError
+from lib.ops.gather import flat_index
+from lib.ops.threads import run_in_ranges
+
+WIDTH = 16  # weights a neighbour
+
+
+def pointconv_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """A = sum_k [offset_k, features[index_k]] (outer) weights_k, flattened (PointConv, Wu et al. 2019, eq. 6).
+
+    offset (B, N, K, 3) = x_k - x_query in metres, features (B, M, C), index (B, N, K) into M, weights (B, N, K, 16)
+    -> (B, N, (3 + C) * 16), the input channel slow and the weight fast. Differentiable in offset, features and weights.
+
+    Raises InputError for shapes, dtypes or devices that do not go together.
+    """
+    if features.dim() != 3 or offset.shape != (*index.shape, 3) or weights.shape != (*index.shape, WIDTH):
+        raise InputError(
+            f"pointconv_aggregate: offset {tuple(offset.shape)} must be (B, N, K, 3), features {tuple(features.shape)} "
+            f"(B, M, C), index {tuple(index.shape)} (B, N, K), weights {tuple(weights.shape)} (B, N, K, {WIDTH})"
+        )
+    offset, features, weights = full_precision(offset, features, weights)
+    check_index("pointconv_aggregate", index, features, dims=3)
+    check_alike("pointconv_aggregate", features=features, offset=offset, weights=weights)
+    if not runs_compiled(offset, features, weights):
+        return reference.pointconv_aggregate(offset, features, index, weights)
+    return _PointConvAggregate.apply(offset, features, index, weights)
+
+
+class _PointConvAggregate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, offset, features, index, weights):
+        rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        table = features.detach().reshape(-1, features.shape[2])  # (B M, C)
+        offsets = offset.detach().reshape(*rows.shape, 3).contiguous()
+        kernel = weights.detach().reshape(*rows.shape, WIDTH).contiguous()
+        ctx.save_for_backward(offsets, table, rows, kernel)
+        ctx.shapes = offset.shape, features.shape, weights.shape
+        out = torch.empty(len(rows), 3 + table.shape[1], WIDTH, dtype=features.dtype)
+        args = offsets.numpy(), table.numpy(), rows.numpy(), kernel.numpy(), out.numpy()
+        run_in_ranges(lambda a, b: _aggregate_forward(*args, a, b), len(rows))
+        return out.view(*index.shape[:2], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        offsets, table, rows, kernel = ctx.saved_tensors
+        grad_out = grad_out.reshape(len(rows), -1, WIDTH).contiguous()  # (B N, 3 + C, 16)
+        grad_offsets, grad_kernel = torch.empty_like(offsets), torch.empty_like(kernel)
+        args = [t.numpy() for t in (offsets, table, rows, kernel, grad_out, grad_offsets, grad_kernel)]
+
+        def run(start, stop):
+            grad_table = np.zeros(table.shape, args[1].dtype)
+            _aggregate_backward(*args, grad_table, start, stop)
+            return grad_table
+
+        grad_table = sum(run_in_ranges(run, len(rows)), np.zeros((), args[1].dtype))
+        grads = grad_offsets, torch.from_numpy(grad_table), grad_kernel
+        grad_offset, grad_features, grad_weights = (g.view(s) for g, s in zip(grads, ctx.shapes, strict=True))
+        return grad_offset, grad_features, None, grad_weights
+
+
+@numba.njit(cache=True, nogil=True)
+def _inputs(offsets, table, rows, r, inputs):
+    """inputs (3 + C, K): offset and features of the neighbours of query r, a column a neighbour."""
+    for k in range(rows.shape[1]):
+        source = rows[r, k]
+        for c in range(3):
+            inputs[c, k] = offsets[r, k, c]
+        for c in range(table.shape[1]):
+            inputs[3 + c, k] = table[source, c]
+
+
+@numba.njit(cache=True, nogil=True)
+def _aggregate_forward(offsets, table, rows, kernel, out, start, stop):
+    inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
+    for r in range(start, stop):
+        _inputs(offsets, table, rows, r, inputs)
+        np.dot(inputs, kernel[r], out[r])  # (3 + C, K) (K, 16): a small matrix product a query
+
+
+@numba.njit(cache=True, nogil=True)
+def _aggregate_backward(offsets, table, rows, kernel, grad_out, grad_offsets, grad_kernel, grad_table, start, stop):
+    inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
+    grads = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
+    for r in range(start, stop):
+        _inputs(offsets, table, rows, r, inputs)
+        np.dot(inputs.T, grad_out[r], grad_kernel[r])  # (K, 3 + C) (3 + C, 16)
+        np.dot(kernel[r], grad_out[r].T, grads)  # (K, 16) (16, 3 + C)
+        for k in range(rows.shape[1]):
+            source = rows[r, k]
+            for c in range(3):
+                grad_offsets[r, k, c] = grads[k, c]
+            for c in range(table.shape[1]):
+                grad_table[source, c] += grads[k, 3 + c]

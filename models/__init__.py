@@ -1,0 +1,96 @@
+"""Networks. ``MODELS`` names them all; ``build_model`` makes one and ``load_model`` reads one from a file."""
+
+from pathlib import Path
+
+from torch import nn
+
+from lib.ops import InputError
+from models.bi_pointflownet import BiPointFlowNet, FlowOutput
+from models.files import CHECKPOINT_FORMAT, read_checkpoint
+from models.geometry import PairGeometry
+from models.layers import synchronise_batch_norm
+from models.published import from_published, is_published
+
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "MODELS",
+    "FlowOutput",
+    "PairGeometry",
+    "build_model",
+    "count_parameters",
+    "load_model",
+    "model_record",
+    "restore_model",
+    "synchronise_batch_norm",
+]
+
+# name -> (class, options); keyword options of build_model override these
+MODELS = {
+    "teacher": (BiPointFlowNet, {}),
+    "student": (BiPointFlowNet, {"pyramid": (16, 32, 64, 128, 128), "bottleneck": 2}),
+}
+
+
+def build_model(name: str, **options) -> nn.Module:
+    """A new network, randomly initialised: "teacher" (7.96 M parameters) or "student" (3.71 M).
+
+    ``options`` override its widths; ``models.bi_pointflownet.Widths`` lists them.
+    Raises InputError for an unknown name, an unknown option or an impossible value.
+    """
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
+    constructor, defaults = MODELS[name]
+    try:
+        return constructor(name, **{**defaults, **options})
+    except TypeError as error:
+        raise InputError(f"model {name!r}: {error}") from None
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of trainable values of the network."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def model_record(net: nn.Module) -> dict:
+    """Everything that rebuilds ``net``: its name, options and weights (on the CPU)."""
+    state = {name: value.detach().cpu() for name, value in net.state_dict().items()}
+    return {"name": net.name, "options": net.options, "state_dict": state}
+
+
+def restore_model(record: dict) -> nn.Module:
+    """The network of a ``model_record``, in evaluation mode. Raises InputError when weights and options disagree."""
+    try:
+        net = build_model(record["name"], **record["options"])
+        state = record["state_dict"]
+    except (KeyError, TypeError):
+        raise InputError("the checkpoint's model entry lacks its name, options or weights") from None
+    wrong = sorted(
+        set(net.state_dict()) ^ set(state)
+        | {n for n, v in net.state_dict().items() if n in state and state[n].shape != v.shape}
+    )
+    if wrong:
+        raise InputError(
+            f"the checkpoint's weights do not fit the {net.name} it says it holds: {len(wrong)} tensors differ, "
+            f"first {wrong[0]}"
+        )
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
+    """Reads a network from our checkpoint or from a published Bi-PointFlowNet state, ready for inference.
+
+    Raises InputError for a file that is missing, cut short, holds code, or does not fit the network it names.
+    """
+    content = read_checkpoint(path)
+    try:
+        if content.get("format") == CHECKPOINT_FORMAT:
+            net = restore_model(content.get("model", {}))
+        elif is_published(content):
+            net = build_model("teacher").eval()
+            net.load_state_dict(from_published(content))
+        else:
+            raise InputError(f"neither a checkpoint of this project ({CHECKPOINT_FORMAT}) nor a published state")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return net.to(device)

@@ -1,0 +1,252 @@
+"""Bi-PointFlowNet (Cheng & Ko, ECCV 2022): scene flow between two point clouds, coarse to fine.
+
+Both clouds pass one feature pyramid. From level 3 to level 0 the target is warped by the flow found so far, both
+clouds exchange features (bidirectional flow embedding) and a predictor adds a residual flow. Teacher and students are
+width settings of the one class here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib import ops
+from lib.ops import InputError
+from models.geometry import (
+    CROSS_NEIGHBOURS,
+    CloudGeometry,
+    Interpolation,
+    Neighbourhood,
+    PairGeometry,
+    level_sizes,
+    neighbours,
+)
+from models.layers import PointConv, PointConvDown, SharedMLP
+
+FLOW_LEVELS = 4  # flows are predicted at levels 0..3
+MAX_RESIDUAL = 200.0  # metres
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The options of a network. The defaults are the published teacher's."""
+
+    pyramid: Sequence[int] = (32, 64, 128, 256, 256)  # features at levels 0..4: w_0 .. w_4
+    context: Sequence[int] = (32, 32, 64, 64)  # features brought up to levels 0..3: g_0 .. g_3
+    predictor: Sequence[int] = (128, 128, 128, 64)  # two PointConvs, then a shared MLP of two layers
+    bottleneck: int = 1  # the pyramid's w -> w layers become w -> w/bottleneck -> w; 1: one plain layer
+    sizes: Sequence[int] | None = None  # points at levels 1..4; None: N/4, N/16, N/32, N/128
+
+    def __post_init__(self) -> None:
+        for name, length in (("pyramid", 5), ("context", 4), ("predictor", 4)):
+            value = getattr(self, name)
+            if len(value) != length or not all(isinstance(w, int) and w > 0 for w in value):
+                raise InputError(f"network option {name} must be {length} positive whole numbers, got {value}")
+            object.__setattr__(self, name, tuple(value))
+        if not isinstance(self.bottleneck, int) or self.bottleneck < 1 or self.pyramid[0] // self.bottleneck < 1:
+            raise InputError(f"network option bottleneck must divide the pyramid's widths, got {self.bottleneck}")
+        if self.sizes is not None:
+            level_sizes(max(self.sizes), tuple(self.sizes))
+            object.__setattr__(self, "sizes", tuple(self.sizes))
+
+
+@dataclass
+class FlowOutput:
+    """What the network returns. Index l of each list is level l, 0 the finest."""
+
+    flows: list[Tensor]  # levels 0..3: (B, N_l, 3), metres, from the source points to where they are in the target
+    indices1: list[Tensor | None]  # (B, N_l) int64: level l of the source in the level above; None at level 0
+    indices2: list[Tensor | None]  # the same of the target cloud
+    features: dict[str, Tensor] = field(default_factory=dict)  # see BiPointFlowNet.forward; empty unless asked for
+
+
+class FeaturePyramid(nn.Module):
+    """Coordinates -> features f_0 .. f_4 of one cloud."""
+
+    def __init__(self, widths: Widths) -> None:
+        super().__init__()
+        w, ratio = widths.pyramid, widths.bottleneck
+
+        def same(width: int) -> list[int]:
+            return [width] if ratio == 1 else [width // ratio, width]
+
+        self.stem = SharedMLP(3, w[0], *same(w[0]))
+        self.lift = nn.ModuleList(SharedMLP(w[level], 2 * w[level]) for level in range(4))  # passed down to level + 1
+        self.down = nn.ModuleList(PointConvDown(2 * w[level], w[level + 1]) for level in range(4))
+        self.refine = nn.ModuleList(SharedMLP(w[level], *same(w[level])) for level in (1, 2, 3))
+
+    def forward(self, geometry: CloudGeometry) -> list[Tensor]:
+        """-> features of levels 0..4, each (B, N_l, w_l)."""
+        features = [self.stem(geometry.xyz[0])]
+        for level in range(1, 5):
+            near = geometry.down[level]
+            coarse = self.down[level - 1](near.offset, self.lift[level - 1](features[-1]), near.index)
+            features.append(self.refine[level - 1](coarse) if level < 4 else coarse)
+        return features
+
+
+class BidirectionalFlowEmbedding(nn.Module):
+    """Source and target exchange features, then the source gathers the flow embedding from the target."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(inputs, width)  # q1 of the paper's figure
+        self.key = nn.Linear(inputs, width)  # k1
+        self.position1 = nn.Linear(3, width)
+        self.mlp1 = nn.Linear(width, width)
+        self.update1 = nn.Linear(width, width)  # u1, u2: the augmented features
+        self.update2 = nn.Linear(width, width)
+        self.position2 = nn.Linear(3, width)
+        self.mlp2 = nn.Linear(width, width)
+
+    def forward(self, xyz1: Tensor, xyz2: Tensor, context1: Tensor, context2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """xyz1 (B, N, 3), xyz2 (B, M, 3) (warped) in metres, context1 (B, N, C), context2 (B, M, C).
+
+        -> augmented features f1' (B, N, w) and f2' (B, M, w), flow embedding e (B, N, w).
+        """
+        near12 = neighbours(xyz1.detach(), xyz2.detach(), CROSS_NEIGHBOURS)  # (B, N, 32) into the target
+        near21 = neighbours(xyz2.detach(), xyz1.detach(), CROSS_NEIGHBOURS)  # (B, M, 32) into the source
+        place1, place2 = _positions(self.position1, xyz1, xyz2)
+        embedded1 = _embed(self.query(context1), self.key(context2), place1, place2, near12, self.position1, self.mlp1)
+        embedded2 = _embed(self.query(context2), self.key(context1), place2, place1, near21, self.position1, self.mlp1)
+        augmented1, augmented2 = self.update1(embedded1), self.update2(embedded2)
+        place1, place2 = _positions(self.position2, xyz1, xyz2)
+        embedding = _embed(augmented1, augmented2, place1, place2, near12, self.position2, self.mlp2)
+        return augmented1, augmented2, embedding
+
+
+def _positions(position: nn.Linear, xyz1: Tensor, xyz2: Tensor) -> tuple[Tensor, Tensor]:
+    """W x of the linear map W (x_b - x_a) + bias, per point instead of per pair of neighbours.
+
+    Both clouds are moved to the source's middle first and kept in full precision: only differences of the result count.
+    """
+    middle = xyz1.detach().mean(1, keepdim=True)  # (B, 1, 3)
+    with torch.autocast(xyz1.device.type, enabled=False):
+        return F.linear(xyz1 - middle, position.weight), F.linear(xyz2 - middle, position.weight)
+
+
+def _embed(
+    query: Tensor, key: Tensor, place_q: Tensor, place_k: Tensor, near: Tensor, position: nn.Linear, mlp: nn.Linear
+) -> Tensor:
+    """max over neighbours of mlp(LeakyReLU(key + query + position(x_k - x_q))): (B, N, w)."""
+    return ops.flow_embedding(query - place_q + position.bias, key + place_k, near, mlp.weight, mlp.bias)
+
+
+class FlowPredictor(nn.Module):
+    """Features of the source -> predictor features and residual flow."""
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.pointconvs = nn.ModuleList([PointConv(inputs, widths[0]), PointConv(widths[0], widths[1])])
+        self.mlp = SharedMLP(*widths[1:])
+        self.head = nn.Linear(widths[-1], 3)
+
+    def forward(self, features: Tensor, near: Neighbourhood) -> tuple[Tensor, Tensor]:
+        """features (B, N, C) -> predictor features (B, N, widths[-1]), residual flow (B, N, 3) in metres."""
+        for pointconv in self.pointconvs:
+            features = pointconv(near.offset, features, near.index)
+        features = self.mlp(features)
+        return features, self.head(features).to(near.offset.dtype).clamp(-MAX_RESIDUAL, MAX_RESIDUAL)
+
+
+class BiPointFlowNet(nn.Module):
+    """The network; ``name`` and ``options`` rebuild it. See ``forward`` for the contract."""
+
+    def __init__(self, name: str = "teacher", **options) -> None:
+        super().__init__()
+        widths = Widths(**options)
+        self.name = name
+        self.options = asdict(widths)
+        w, g, features = widths.pyramid, widths.context, widths.predictor[-1]
+        self.pyramid = FeaturePyramid(widths)
+        above = (*w[1:4], w[4])  # what is brought up to level l: f'_{l + 1}, at level 3 f_4
+        self.context = nn.ModuleList(SharedMLP(above[level], g[level]) for level in range(4))
+        self.embedding = nn.ModuleList(
+            BidirectionalFlowEmbedding(w[level] + g[level], w[level]) for level in range(4)
+        )
+        self.predictor = nn.ModuleList(
+            FlowPredictor(2 * w[level] + (features if level < 3 else 0), widths.predictor) for level in range(4)
+        )
+
+    def sizes_for(self, points: int) -> tuple[int, ...]:
+        """Points at levels 0..4 for a cloud of ``points``. Raises InputError when the cloud is too small."""
+        return level_sizes(points, self.options["sizes"])
+
+    def geometry(self, xyz1: Tensor, xyz2: Tensor) -> PairGeometry:
+        """Sampling and neighbours of a pair, to be shared with any network whose ``sizes_for`` agree.
+
+        xyz1 (B, N, 3), xyz2 (B, M, 3), metres. Raises InputError for a wrong shape, dtype or value.
+        """
+        for name, cloud in (("xyz1", xyz1), ("xyz2", xyz2)):
+            if cloud.dim() != 3 or cloud.shape[-1] != 3 or len(cloud) != len(xyz1) or len(cloud) == 0:
+                raise InputError(
+                    f"clouds must be (B, N, 3) and (B, M, 3), got {tuple(xyz1.shape)} and {tuple(xyz2.shape)}"
+                )
+            if not cloud.is_floating_point() or cloud.dtype in (torch.float16, torch.bfloat16):
+                raise InputError(f"{name} must be float32 or float64 coordinates in metres, got {cloud.dtype}")
+        return PairGeometry.build(xyz1, xyz2, self.sizes_for(xyz1.shape[1]), self.sizes_for(xyz2.shape[1]))
+
+    def forward(
+        self, xyz1: Tensor, xyz2: Tensor, geometry: PairGeometry | None = None, return_features: bool = False
+    ) -> FlowOutput:
+        """Scene flow of the source.
+
+        Args:
+            xyz1: source (B, N, 3), metres, camera frame (z is depth).
+            xyz2: target (B, M, 3), metres, same frame; rows in any order.
+            geometry: of this very pair, from ``geometry``; computed here when not given.
+            return_features: fill ``features`` of the output:
+                "pyramid1/l", "pyramid2/l" (l = 0..4) pyramid features of source and target (B, N_l, w_l);
+                "embedding/l" (l = 0..3) flow embedding (B, N_l, w_l);
+                "predictor/l" (l = 0..3) predictor features (B, N_l, 64).
+
+        Returns:
+            FlowOutput; ``flows[0]`` is the flow of every source point, (B, N, 3) in metres.
+
+        Raises:
+            InputError: wrong shape or dtype, coordinates that are not finite, too few points for the levels.
+        """
+        geometry = geometry or self.geometry(xyz1, xyz2)
+        cloud1, cloud2 = geometry.cloud1, geometry.cloud2
+        pyramid1, pyramid2 = self._pyramids(geometry)
+        features = {f"pyramid{i}/{level}": f for i, p in ((1, pyramid1), (2, pyramid2)) for level, f in enumerate(p)}
+
+        flows: list[Tensor | None] = [None] * FLOW_LEVELS
+        above1, above2 = pyramid1[4], pyramid2[4]
+        predicted = None  # predictor features of the level before
+        for level in reversed(range(FLOW_LEVELS)):
+            up1, up2 = cloud1.up[level], cloud2.up[level]
+            warped, flow_up = cloud2.xyz[level], None
+            if level < 3:
+                flow_up = up1(flows[level + 1])  # (B, N_l, 3)
+                warped = warp(cloud1.xyz[level], cloud2.xyz[level], flow_up)
+            context1 = torch.cat([pyramid1[level], self._bring_up(level, up1, above1)], dim=-1)
+            context2 = torch.cat([pyramid2[level], self._bring_up(level, up2, above2)], dim=-1)
+            above1, above2, embedding = self.embedding[level](cloud1.xyz[level], warped, context1, context2)
+            parts = [pyramid1[level], embedding] if level == 3 else [pyramid1[level], up1(predicted), embedding]
+            predicted, residual = self.predictor[level](torch.cat(parts, dim=-1), geometry.own[level])
+            flows[level] = residual if level == 3 else residual + flow_up
+            features |= {f"embedding/{level}": embedding, f"predictor/{level}": predicted}
+        return FlowOutput(flows, cloud1.indices[:4], cloud2.indices[:4], features if return_features else {})
+
+    def _pyramids(self, geometry: PairGeometry) -> tuple[list[Tensor], list[Tensor]]:
+        """Features f_0 .. f_4 of source and target, in one pass where the clouds have the same size."""
+        if geometry.both is None:
+            return self.pyramid(geometry.cloud1), self.pyramid(geometry.cloud2)
+        halves = [f.chunk(2) for f in self.pyramid(geometry.both)]
+        return [a for a, _ in halves], [b for _, b in halves]
+
+    def _bring_up(self, level: int, up: Interpolation, values: Tensor) -> Tensor:
+        """g_l = SharedMLP(upsample(values)). The linear map commutes with the weighted mean: it runs on the few points."""
+        linear, activation = self.context[level]
+        return activation(up(linear(values)))
+
+
+def warp(xyz1: Tensor, xyz2: Tensor, flow1: Tensor) -> Tensor:
+    """Moves the target back by the flow of the source points that land nearest to it.
+
+    xyz1, flow1 (B, N, 3), xyz2 (B, M, 3), metres -> warped xyz2 (B, M, 3). Gradients flow through the weights as well.
+    """
+    return xyz2 - Interpolation.search(xyz2, xyz1 + flow1)(flow1)

@@ -1,0 +1,112 @@
+"""The layers that are the same at every level: shared MLPs and the two PointConvs. All tensors are channels-last."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib import ops
+
+NEGATIVE_SLOPE = 0.1
+WEIGHTS = 16  # outputs of a WeightNet
+
+
+class SharedMLP(nn.Sequential):
+    """1x1 convolutions with bias, each followed by LeakyReLU(0.1): (..., widths[0]) -> (..., widths[-1])."""
+
+    def __init__(self, *widths: int) -> None:
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(NEGATIVE_SLOPE)]
+        super().__init__(*layers)
+
+
+class WeightNet(nn.Sequential):
+    """Offsets to neighbours (..., 3) in metres -> weights (..., 16), >= 0 (PointConv, Wu et al. 2019)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, WEIGHTS), nn.ReLU()
+        )
+
+
+class PointConvAggregation(nn.Module):
+    """PointConv of the queries' neighbours, without normalisation or activation.
+
+    offset (B, N, K, 3) = neighbour - query in metres, features (B, M, C), index (B, N, K) into M -> (B, N, out).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weightnet = WeightNet()
+        self.linear = nn.Linear(WEIGHTS * (3 + inputs), outputs)
+
+    def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
+        weights = self.weightnet(offset)  # (B, N, K, 16)
+        return self.linear(ops.pointconv_aggregate(offset, features, index, weights))
+
+
+class PointConvDown(PointConvAggregation):
+    """PointConv from a level to the next coarser one, then LeakyReLU(0.1); no normalisation."""
+
+    def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
+        return F.leaky_relu(super().forward(offset, features, index), NEGATIVE_SLOPE)
+
+
+class PointConv(PointConvAggregation):
+    """PointConv among the points of one level, then batch normalisation and LeakyReLU(0.1)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.norm = BatchNorm(outputs)
+
+    def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (B, N, C) over batch and points, optionally over all processes.
+
+    torch's own synchronised version refuses tensors in CPU memory, so ``synchronised`` has its own few lines.
+    """
+
+    synchronised = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows = features.flatten(0, -2)  # (B N, C)
+        if not (self.synchronised and self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(rows).view(features.shape)
+        rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+        ones = rows.new_full((1,), float(len(rows)))
+        count = _AllReduceSum.apply(ones)
+        mean = _AllReduceSum.apply(rows.sum(0)) / count
+        variance = _AllReduceSum.apply((rows - mean).square().sum(0)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # running variances are unbiased
+        normalised = (rows - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+        return normalised.view(features.shape).to(features.dtype)
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx, values):
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def synchronise_batch_norm(net: nn.Module) -> None:
+    """From now on the batch normalisations of ``net`` use statistics over all processes while training."""
+    for module in net.modules():
+        if isinstance(module, BatchNorm):
+            module.synchronised = True

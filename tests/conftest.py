@@ -1,0 +1,60 @@
+"""Fixtures several test files share: real data beside the project, the published weights' stand-in, small clouds."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("DATA_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and this machine has none"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden values and real frames; tests that need it skip where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip(f"golden values and real data not found at {SHARED} (set DATA_SHARED)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def published_state(shared: Path) -> dict[str, torch.Tensor]:
+    """A published state filled by the rule of golden/README.md."""
+    state = {}
+    for k, (name, shape) in enumerate(json.loads((shared / "golden/published_state_keys.json").read_text())):
+        count = int(np.prod(shape))
+        s = np.sin(12.9898 * np.arange(1, count + 1) + 78.233 * (k + 1))
+        if name.endswith("num_batches_tracked"):
+            value = np.zeros(1, np.int64)
+        elif name.endswith("running_mean"):
+            value = 0.1 * s
+        elif name.endswith("running_var"):
+            value = 1 + 0.5 * s
+        elif len(shape) == 1:
+            value = 1 + 0.2 * s if "bn" in name and name.endswith("weight") else 0.1 * s
+        elif "bias" in name:
+            value = 0.5 * s
+        else:
+            value = np.sqrt(3 / (count / shape[0])) * s
+        tensor = torch.from_numpy(value.reshape(shape))
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
+
+
+@pytest.fixture
+def small_pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two clouds of 256 points in a 10 m box, batch 2."""
+    generator = torch.Generator().manual_seed(3)
+    xyz1 = torch.rand(2, 256, 3, generator=generator) * 10
+    return xyz1, xyz1 + 0.3 * torch.randn(2, 256, 3, generator=generator)

@@ -1,0 +1,267 @@
+"""Every point operation against its readable twin in float64, forward and backward, and against a second oracle."""
+
+import inspect
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+from torch.autograd import gradcheck
+
+from lib import ops
+from lib.ops import InputError, reference
+
+generator = torch.Generator().manual_seed(0)
+
+
+def uniform_cloud(batch: int, points: int) -> torch.Tensor:
+    return torch.rand(batch, points, 3, generator=generator, dtype=torch.float64) * 10
+
+
+def grid_cloud(batch: int, points: int) -> torch.Tensor:
+    """Integer coordinates in a small box: exact ties everywhere, and duplicates."""
+    return torch.randint(0, 5, (batch, points, 3), generator=generator).double()
+
+
+def one_point_cloud(batch: int, points: int) -> torch.Tensor:
+    return torch.ones(batch, points, 3, dtype=torch.float64)
+
+
+CLOUDS = [uniform_cloud, grid_cloud, one_point_cloud]
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+DRAWS = [(1, 1), (2, 1), (2, 2), (31, 2), (31, 31), (33, 31), (300, 31), (300, 300)]  # points, samples
+
+
+@pytest.mark.parametrize(("make", "draw"), [*product(CLOUDS, DRAWS)])
+def test_sampling_equals_the_twin(make, draw):
+    points, count = draw
+    xyz = make(2, points)
+    assert torch.equal(ops.furthest_point_sample(xyz, count), reference.furthest_point_sample(xyz, count))
+
+
+@pytest.mark.parametrize("make", [uniform_cloud, grid_cloud])
+def test_sampling_is_nested(make):
+    xyz = make(1, 400).unique(dim=1)  # nestedness needs distinct points
+    xyz = xyz[:, torch.randperm(xyz.shape[1], generator=generator)]
+    picks = ops.furthest_point_sample(xyz, 60)
+    again = ops.furthest_point_sample(ops.gather(xyz, picks), 20)
+    assert torch.equal(again[0], torch.arange(20))
+
+
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize(("make", "dtype", "k"), [*product(CLOUDS, DTYPES, [1, 3, 9, 16, 32, 70])])
+def test_knn_equals_the_twin(make, dtype, k):
+    query, support = make(2, 150).to(dtype), make(2, 70).to(dtype)
+    assert torch.equal(ops.knn(query, support, k), reference.knn(query, support, k))
+
+
+def test_knn_distances_equal_scipy():
+    query, support = uniform_cloud(1, 200), uniform_cloud(1, 500)
+    index = ops.knn(query, support, 9)
+    distance = (ops.gather(support, index) - query[:, :, None]).norm(dim=-1)
+    expected, _ = cKDTree(support[0].numpy()).query(query[0].numpy(), 9)
+    np.testing.assert_allclose(distance[0].numpy(), expected, rtol=1e-12)
+
+
+def test_knn_with_coordinates_far_from_the_origin():
+    """Differences first: the expanded square would lose these distances to cancellation."""
+    query, support = grid_cloud(1, 100).float() * 2**-8 + 4096, grid_cloud(1, 100).float() * 2**-8 + 4096
+    assert torch.equal(ops.knn(query, support, 5), reference.knn(query - 4096, support - 4096, 5))
+
+
+def test_no_queries():
+    assert ops.knn(uniform_cloud(2, 0), uniform_cloud(2, 5), 3).shape == (2, 0, 3)
+    with ops.use_backend("reference"):
+        assert ops.knn(uniform_cloud(2, 0), uniform_cloud(2, 5), 3).shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_that_are_not_contiguous(dtype):
+    xyz = uniform_cloud(2, 64).to(dtype)
+    strided = xyz.transpose(1, 2).contiguous().transpose(1, 2)
+    features = normal(2, 5, 64).to(dtype).transpose(1, 2)
+    assert not strided.is_contiguous() and not features.is_contiguous()
+    assert torch.equal(ops.furthest_point_sample(strided, 9), ops.furthest_point_sample(xyz, 9))
+    index = ops.knn(strided, strided, 4)
+    assert torch.equal(index, ops.knn(xyz, xyz, 4))
+    turned = index.transpose(1, 2).contiguous().transpose(1, 2)
+    weights = ops.inverse_distance_weights(strided, strided, turned)
+    expected = ops.weighted_sum(features.contiguous(), index, weights.contiguous())
+    assert torch.equal(ops.weighted_sum(features, turned, weights), expected)
+
+
+def neighbourhood(make) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    query, support = make(2, 13), make(2, 11)
+    return query, support, reference.knn(query, support, 4)
+
+
+def cases(make) -> dict:
+    """op name -> (differentiable inputs, function of them)"""
+    query, support, index = neighbourhood(make)
+    return {
+        "gather": ([normal(2, 11, 6)], lambda v, op: op.gather(v, index.to(v.device))),
+        "inverse_distance_weights": (
+            [query, support],
+            lambda q, s, op: op.inverse_distance_weights(q, s, index.to(q.device)),
+        ),
+        "weighted_sum": (
+            [normal(2, 11, 6), normal(2, 13, 4)],
+            lambda v, w, op: op.weighted_sum(v, index.to(v.device), w),
+        ),
+        "pointconv_aggregate": (
+            [normal(2, 13, 4, 3), normal(2, 11, 6), normal(2, 13, 4, 16)],
+            lambda o, f, w, op: op.pointconv_aggregate(o, f, index.to(o.device), w),
+        ),
+        "flow_embedding": (
+            [normal(2, 13, 6), normal(2, 11, 6), normal(7, 6), normal(7)],
+            lambda q, s, w, b, op: op.flow_embedding(q, s, index.to(q.device), w, b),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", list(cases(uniform_cloud)))
+def test_gradients_by_finite_differences(name):
+    inputs, function = cases(uniform_cloud)[name]
+    assert gradcheck(lambda *a: function(*a, ops), [i.requires_grad_() for i in inputs])
+
+
+@pytest.mark.parametrize(("name", "make"), [*product(list(cases(uniform_cloud)), CLOUDS)])
+def test_values_and_gradients_equal_the_twin(name, make):
+    inputs, function = cases(make)[name]
+    results = []
+    for op in (ops, reference):
+        leaves = [i.detach().clone().requires_grad_() for i in inputs]
+        out = function(*leaves, op)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)).sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for fast, slow in zip(*results, strict=True):
+        assert fast.isfinite().all()
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", list(cases(uniform_cloud)))
+def test_float32_is_near_the_float64_twin(name):
+    inputs, function = cases(uniform_cloud)[name]
+    fast = function(*(i.float() for i in inputs), ops)
+    assert fast.dtype == torch.float32
+    torch.testing.assert_close(fast.double(), function(*inputs, reference), rtol=1e-4, atol=1e-4)
+
+
+def test_a_tie_of_the_maximum_gives_its_gradient_to_the_first_neighbour():
+    index = torch.tensor([[[1, 0, 2]]])
+    for op in (ops, reference):
+        support = torch.ones(1, 3, 2, dtype=torch.float64, requires_grad=True)  # three equal neighbours
+        query = torch.zeros(1, 1, 2, dtype=torch.float64)
+        weight, bias = torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        op.flow_embedding(query, support, index, weight, bias).sum().backward()
+        assert support.grad[0].tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+def test_coinciding_points_take_all_the_weight():
+    query = torch.tensor([[[1.0, 2, 3]]])
+    support = torch.tensor([[[1.0, 2, 3], [1, 2, 4], [5, 2, 3]]])
+    weights = ops.inverse_distance_weights(query, support, torch.tensor([[[0, 1, 2]]]))
+    torch.testing.assert_close(weights, torch.tensor([[[1.0, 0, 0]]]))
+
+
+def test_training_repeats_bit_for_bit():
+    index = torch.randint(0, 50, (1, 4000, 32), generator=generator)
+    grads = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        query, support = torch.randn(1, 4000, 16, requires_grad=True), torch.randn(1, 50, 16, requires_grad=True)
+        weight = torch.randn(16, 16, requires_grad=True)
+        ops.flow_embedding(query, support, index, weight, torch.zeros(16)).square().sum().backward()
+        gathered = ops.gather(support, index).square().sum()
+        gathered.backward()
+        grads.append([query.grad, support.grad, weight.grad])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_autocast_keeps_sums_in_full_precision():
+    query, support, index = neighbourhood(uniform_cloud)
+    features = normal(2, 11, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ops.weighted_sum(features.bfloat16(), index, torch.full((2, 13, 4), 0.25))
+    assert out.dtype == torch.float32
+
+
+def test_every_public_operation_has_a_twin_of_the_same_signature():
+    for name in (
+        "furthest_point_sample", "knn", "gather", "inverse_distance_weights", "weighted_sum", "pointconv_aggregate",
+        "flow_embedding",
+    ):  # fmt: skip
+        assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(reference, name))
+
+
+XYZ = torch.rand(2, 8, 3)
+INDEX = torch.zeros(2, 8, 4, dtype=torch.int64)
+BAD = [
+    (lambda: ops.knn(XYZ, XYZ[:, :5], 6), "knn: 6 neighbours asked of 5 points: query (2, 8, 3), support (2, 5, 3)"),
+    (lambda: ops.knn(XYZ, XYZ, 0), "knn: 0 neighbours asked of 8 points: query (2, 8, 3), support (2, 8, 3)"),
+    (lambda: ops.knn(XYZ, XYZ[:, :0], 1), "knn: 1 neighbours asked of 0 points: query (2, 8, 3), support (2, 0, 3)"),
+    (lambda: ops.knn(XYZ[0], XYZ, 1), "knn: query must be (B, N, 3), got (8, 3)"),
+    (lambda: ops.knn(XYZ, XYZ.double(), 1), "knn: query is torch.float32 but support torch.float64: convert one"),
+    (lambda: ops.knn(XYZ, XYZ[:1], 1), "knn: the batch sizes differ: query (2, 8, 3), support (1, 8, 3)"),
+    (lambda: ops.knn(XYZ.long(), XYZ.long(), 1), "knn: query must hold floating-point coordinates, got torch.int64"),
+    (lambda: ops.knn(XYZ * float("nan"), XYZ, 1), "knn: query (2, 8, 3) holds NaN or infinite coordinates"),
+    (lambda: ops.knn(XYZ, XYZ / 0, 1), "knn: support (2, 8, 3) holds NaN or infinite coordinates"),
+    (
+        lambda: ops.furthest_point_sample(XYZ, 9),
+        "furthest_point_sample: cannot draw 9 points from clouds of shape (2, 8, 3)",
+    ),
+    (
+        lambda: ops.furthest_point_sample(XYZ[:, :0], 1),
+        "furthest_point_sample: cannot draw 1 points from clouds of shape (2, 0, 3)",
+    ),
+    (lambda: ops.gather(XYZ[0], INDEX), "gather: values must be (B, M, C), got (8, 3)"),
+    (lambda: ops.gather(XYZ, INDEX.int()), "gather: index must be int64, got torch.int32 of shape (2, 8, 4)"),
+    (
+        lambda: ops.weighted_sum(XYZ, INDEX, torch.rand(2, 8, 3)),
+        "weighted_sum: values (2, 8, 3) must be (B, M, C); index (2, 8, 4) and weights (2, 8, 3) both (B, N, K)",
+    ),
+    (
+        lambda: ops.pointconv_aggregate(XYZ, XYZ, INDEX, XYZ),
+        "pointconv_aggregate: offset (2, 8, 3) must be (B, N, K, 3), features (2, 8, 3) (B, M, C), index (2, 8, 4) "
+        "(B, N, K), weights (2, 8, 3) (B, N, K, 16)",
+    ),
+    (
+        lambda: ops.flow_embedding(XYZ, XYZ, INDEX, torch.eye(4), torch.zeros(4)),
+        "flow_embedding: query (2, 8, 3) must be (B, N, C), support (2, 8, 3) (B, M, C), index (2, 8, 4) (B, N, K), "
+        "weight (4, 4) (D, C), bias (4,) (D)",
+    ),
+    (lambda: ops.set_backend("quick"), "ops: unknown backend 'quick': choose one of auto, fast, reference"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD)
+def test_wrong_arguments(call, message):
+    with pytest.raises(InputError) as error:
+        call()
+    assert str(error.value) == message
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("name", "make"), [*product(list(cases(uniform_cloud)), CLOUDS)])
+def test_a_gpu_agrees_with_the_twin(name, make):
+    inputs, function = cases(make)[name]
+    out = function(*(i.cuda() for i in inputs), ops)
+    torch.testing.assert_close(out.cpu(), function(*inputs, reference), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("make", CLOUDS)
+def test_a_gpu_finds_the_same_indices(make):
+    query, support = make(2, 150), make(2, 70)
+    assert torch.equal(ops.knn(query.cuda(), support.cuda(), 9).cpu(), reference.knn(query, support, 9))
+    assert torch.equal(
+        ops.furthest_point_sample(query.cuda(), 40).cpu(), reference.furthest_point_sample(query, 40)
+    )
