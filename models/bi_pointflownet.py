@@ -239,7 +239,7 @@ class BiPointFlowNet(nn.Module):
         return [a for a, _ in halves], [b for _, b in halves]
 
     def _bring_up(self, level: int, up: Interpolation, values: Tensor) -> Tensor:
-        """g_l = SharedMLP(upsample(values)). The linear map commutes with the weighted mean: it runs on the few points."""
+        """g_l = SharedMLP(upsample(values)). A linear map commutes with a weighted mean: it runs on the few points."""
         linear, activation = self.context[level]
         return activation(up(linear(values)))
 

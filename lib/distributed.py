@@ -1,0 +1,80 @@
+"""Data-parallel processes, as torchrun starts them. With one process every function is a no-op."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models import synchronise_batch_norm
+
+
+def rank() -> int:
+    """This process's number, from torchrun; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of processes; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine; it takes the GPU of that number."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main() -> bool:
+    """True in the one process that writes files and prints."""
+    return rank() == 0
+
+
+def start(device: torch.device) -> None:
+    """Joins the other processes: gloo for tensors on a CPU, nccl for those on GPUs."""
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+
+def finish() -> None:
+    """Leaves the other processes, after all of them came here."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Waits for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Element-wise sum of a CPU tensor over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """One entry a process, in the order of their ranks; every process gets the whole list."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def parallel(net: nn.Module) -> nn.Module:
+    """The network whose backward averages gradients over the processes, with batch statistics over the global batch."""
+    if not dist.is_initialized():
+        return net
+    synchronise_batch_norm(net)
+    # The buffers are equal everywhere already: their updates come from synchronised statistics.
+    return DistributedDataParallel(net, broadcast_buffers=False)
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network inside ``parallel``'s wrapper, or the network itself."""
+    return net.module if isinstance(net, DistributedDataParallel) else net

@@ -1,0 +1,1 @@
+"""Task metrics, one file per task. Tensors in, numbers out."""

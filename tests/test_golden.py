@@ -1,0 +1,80 @@
+"""The published network's golden values, reached through the loader of published states."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib import ops
+from lib.losses.multiscale import gather_levels, multiscale_loss
+from models import load_model
+from models.published import published_names
+
+
+@pytest.fixture(scope="module")
+def published_file(tmp_path_factory, published_state):
+    path = tmp_path_factory.mktemp("published") / "bi_pointflownet.pth"
+    torch.save(published_state, path)
+    return path
+
+
+def golden(shared, part: str):
+    with np.load(shared / f"golden/forward_{part}.npz") as file:
+        values = dict(file)
+    return values, [torch.from_numpy(values[name])[None] for name in ("pc1", "pc2", "flow")]
+
+
+def check_indices(out, values) -> None:
+    for cloud, indices in ((1, out.indices1), (2, out.indices2)):
+        assert indices[0] is None
+        for level in (1, 2, 3):
+            assert np.array_equal(indices[level][0].numpy(), values[f"fps{cloud}_l{level}"])
+
+
+def test_float64(shared, published_file):
+    values, (xyz1, xyz2, flow) = golden(shared, "eval")
+    net = load_model(published_file).double()
+    with torch.no_grad():
+        out = net(xyz1.double(), xyz2.double())
+    check_indices(out, values)
+    for level in range(4):
+        error = np.linalg.norm(out.flows[level][0].numpy() - values[f"pred_flow_l{level}"], axis=1)
+        assert error.max() < 1e-6
+    loss = multiscale_loss(out.flows, gather_levels(flow.double(), out.indices1))
+    assert loss.item() == pytest.approx(values["multiscale_loss"], rel=1e-8)
+
+
+def test_float32_on_the_fast_path(shared, published_file):
+    values, (xyz1, xyz2, _) = golden(shared, "eval")
+    net = load_model(published_file)
+    with torch.no_grad(), ops.use_backend("fast"):
+        out = net(xyz1, xyz2)
+    check_indices(out, values)
+    for level in range(4):
+        assert out.flows[level].dtype == torch.float32
+        error = np.linalg.norm(out.flows[level][0].numpy() - values[f"pred_flow_l{level}"], axis=1)
+        assert np.median(error) <= 1e-6
+        assert (error > 1e-4).mean() <= 0.003
+
+
+def test_training_step(shared, published_file):
+    values, (xyz1, xyz2, flow) = golden(shared, "train")
+    net = load_model(published_file).double().train()
+    out = net(xyz1.double(), xyz2.double())
+    check_indices(out, values)
+    for level in range(4):
+        error = np.linalg.norm(out.flows[level][0].detach().numpy() - values[f"pred_flow_l{level}"], axis=1)
+        assert error.max() < 1e-6
+    loss = multiscale_loss(out.flows, gather_levels(flow.double(), out.indices1))
+    loss.backward()
+    assert loss.item() == pytest.approx(values["multiscale_loss"], rel=1e-8)
+
+    ours = {theirs: mine for mine, theirs in published_names().items()}
+    parameters = dict(net.named_parameters())
+    golden_norms = dict(zip(values["grad_names"].tolist(), values["grad_norms"].tolist(), strict=True))
+    assert {ours[name] for name in golden_norms} == set(parameters)
+    for name, norm in golden_norms.items():
+        # A bias before a batch normalisation has true gradient 0: what stands there is rounding of about 1e-15.
+        assert parameters[ours[name]].grad.norm().item() == pytest.approx(norm, rel=1e-6, abs=1e-9), name
+    state = net.state_dict()
+    for name, norm in zip(values["bn_names"].tolist(), values["bn_norms"].tolist(), strict=True):
+        assert state[ours[name]].norm().item() == pytest.approx(norm, rel=1e-8), name

@@ -1,0 +1,105 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(p for pattern in ("*.py", "lib/**/*.py", "models/*.py", "experiments/*.py") for p in ROOT.glob(pattern))
+SCRIPTS = [path for path in SOURCES if path.parent == ROOT]
+
+# package -> the packages of this project it may import from, besides itself
+MAY_IMPORT = {
+    "lib.ops": set(),
+    "models": {"lib.ops"},
+    "lib.geometry": set(),
+    "lib.losses": {"lib.ops"},
+    "lib.metrics": {"lib.ops", "lib.geometry"},
+    "lib.datasets": {"lib.ops", "lib.geometry"},
+}
+OUTSIDE_OF_OPS = {"torch", "numpy", "numba", "scipy"}
+
+
+def package_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:2]) if parts[0] == "lib" and len(parts) > 1 else parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in ("lib", "models")}
+    return found
+
+
+def ours(module: str) -> str | None:
+    """The package of this project that a module belongs to, or None."""
+    parts = module.split(".")
+    if parts[0] == "lib":
+        return ".".join(parts[:2]) if len(parts) > 1 else None
+    return parts[0] if parts[0] == "models" else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    package = package_of(path)
+    used = {ours(module) for module in imports(path)} - {None, package}
+    if package in MAY_IMPORT:
+        assert used <= MAY_IMPORT[package]
+    scripts = {p.stem for p in SCRIPTS} | {"experiments"}
+    if path not in SCRIPTS:
+        assert not {module.split(".")[0] for module in imports(path)} & scripts, "nothing imports a script"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lib/ops").glob("*.py")), ids=lambda p: p.name)
+def test_ops_need_few_libraries(path):
+    standard = {"collections", "concurrent", "contextlib", "functools", "typing", "lib"}
+    assert {module.split(".")[0] for module in imports(path)} <= OUTSIDE_OF_OPS | standard
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.py")), ids=lambda p: p.name)
+def test_models_know_no_device_and_no_flags(path):
+    text = path.read_text()
+    assert ".cuda(" not in text and "argparse" not in text
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_short(path):
+    assert path.read_text().count("\n") <= (250 if path in SCRIPTS else 350)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_names_are_documented_and_typed(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the module has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and path not in SCRIPTS:
+            assert ast.get_docstring(node) or node.name == "main", f"{node.name} has no docstring"
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            untyped = [a.arg for a in arguments if a.annotation is None]
+            assert not untyped and node.returns is not None, f"{node.name}: no type for {untyped or 'what it returns'}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_unpickles_or_hides_errors(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, "a bare except"
+            catches_all = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            raises_again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            assert not catches_all or raises_again
+        if isinstance(node, ast.keyword) and node.arg in ("strict", "allow_pickle", "weights_only"):
+            value = getattr(node.value, "value", None)
+            is_zip = node.arg == "strict" and value is False
+            assert is_zip or (node.arg, value) in {("strict", True), ("allow_pickle", False), ("weights_only", True)}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+            owner = getattr(node.func.value, "id", None)
+            needed = {"torch": "weights_only", "np": "allow_pickle"}.get(owner)
+            assert needed is None or needed in {k.arg for k in node.keywords}
