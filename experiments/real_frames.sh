@@ -12,7 +12,7 @@ DATA=${DATA:-../shared/data}
 POINTS=${POINTS:-2048}
 BATCH=${BATCH:-4}
 TEACHER_STEPS=${TEACHER_STEPS:-1500}
-STUDENT_STEPS=${STUDENT_STEPS:-1000}
+STUDENT_STEPS=${STUDENT_STEPS:-600}
 RUNS=${RUNS:-runs/real_frames}
 RESULTS=${RESULTS:-results/real_frames}
 mkdir -p "$RESULTS"
@@ -22,7 +22,7 @@ common=(--dataset ft3d --subset full --data-root "$DATA" --num-points "$POINTS" 
 
 python train_teacher.py "${common[@]}" --steps "$TEACHER_STEPS" --lr-step 70 --resume --out "$RUNS/teacher"
 for gamma in 0.3 0; do
-  python train_student.py "${common[@]}" --steps "$STUDENT_STEPS" --lr-step 50 --resume \
+  python train_student.py "${common[@]}" --steps "$STUDENT_STEPS" --lr-step 30 --resume \
     --teacher "$RUNS/teacher/best.pt" --gamma "$gamma" --out "$RUNS/student-gamma$gamma"
 done
 

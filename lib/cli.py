@@ -15,7 +15,7 @@ import torch
 from lib import distributed
 from lib.engine import seed_everything
 from lib.log import RunFolder, say
-from lib.ops import BACKENDS, set_backend
+from lib.ops import BACKENDS, use_backend
 from lib.ops.errors import InputError
 
 # Errors of the system that the user can mend; any other OSError is a fault of the program and keeps its traceback.
@@ -59,8 +59,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     A user's mistake becomes one line on standard error and status 2, an interruption status 130.
     """
     warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
-    if not distributed.is_main():
-        warnings.simplefilter("ignore")  # the main process says it
+    warnings.filterwarnings("once" if distributed.is_main() else "ignore", category=UserWarning)
     try:
         status = main()
     except KeyboardInterrupt:
@@ -274,7 +273,7 @@ def choose_device(name: str) -> torch.device:
 def session(args: argparse.Namespace, seed: int = 0) -> Iterator[torch.device]:
     """Sets up the process as the flags say: point operations, seeds, device, other processes. Yields the device."""
     device = choose_device(args.device)
-    set_backend(args.ops)
+    deterministic = torch.are_deterministic_algorithms_enabled()
     seed_everything(seed, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -282,5 +281,9 @@ def session(args: argparse.Namespace, seed: int = 0) -> Iterator[torch.device]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     processes = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
     say(f"device: {device} ({name}){processes}")
-    yield device
+    try:
+        with use_backend(args.ops):
+            yield device
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
     distributed.finish()  # not after an error: the other processes may never arrive

@@ -72,7 +72,7 @@ def parallel(net: nn.Module) -> nn.Module:
         return net
     synchronise_batch_norm(net)
     # The buffers are equal everywhere already: their updates come from synchronised statistics.
-    return DistributedDataParallel(net, broadcast_buffers=False)
+    return DistributedDataParallel(net, forward_sync_buffers=False)
 
 
 def unwrapped(net: nn.Module) -> nn.Module:

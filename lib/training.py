@@ -101,8 +101,8 @@ def run_training(
             launcher = ["python"] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
             command = shlex.join([*launcher, script, "--resume", "--out", str(run.path)])
             say(
-                f"stopped by {signal.Signals(stopped).name} after step {trainer.progress.step} of {recipe.steps}, saved "
-                f"{run.last}; go on with: {command}"
+                f"stopped by {signal.Signals(stopped).name} after step {trainer.progress.step} of {recipe.steps}, "
+                f"saved {run.last}; go on with: {command}"
             )
             return 128 + stopped
         progress = trainer.progress
@@ -149,7 +149,7 @@ def _teacher_facts(path: Path) -> dict[str, Any]:
 
 
 def _open_run(run: RunFolder, args: Any, facts: dict[str, Any]) -> None:
-    """Writes config.json, or adds this start to that of the run to go on with. Other processes wait for the main one."""
+    """Writes config.json, or adds this start to that of the run to go on with. Other processes wait for the main."""
     if distributed.is_main():
         present = run.present()
         now = {"flags": flags_record(args), "provenance": provenance()}

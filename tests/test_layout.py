@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted(p for pattern in ("*.py", "lib/**/*.py", "models/*.py", "experiments/*.py") for p in ROOT.glob(pattern))
+FOLDERS = ("*.py", "lib/**/*.py", "models/*.py", "experiments/*.py", "benchmarks/*.py")
+SOURCES = sorted(path for pattern in FOLDERS for path in ROOT.glob(pattern))
 SCRIPTS = [path for path in SOURCES if path.parent == ROOT]
 
 # package -> the packages of this project it may import from, besides itself

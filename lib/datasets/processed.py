@@ -66,6 +66,7 @@ def scene_ids(folder: Path) -> list[str]:
 
 
 def is_scene_id(name: str) -> bool:
+    """True for a folder name that is a scene's: digits alone."""
     return name.isascii() and name.isdigit()
 
 

@@ -30,6 +30,7 @@ UP = np.array([0.0, 1.0, 0.0])
 
 
 def open_part(part: str, num_scenes: int | None, seed: int) -> ProceduralScenes:
+    """One part of the set: "train" (of num_scenes scenes), "validation" or "test". Raises InputError for another."""
     return ProceduralScenes("synthetic-drive", STREAM, build, IMAGE.camera, part, num_scenes, seed)
 
 

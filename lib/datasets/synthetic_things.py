@@ -28,6 +28,7 @@ NEAR_BACKGROUND = 12.0  # m, the nearest that the sphere around a background bod
 
 
 def open_part(part: str, num_scenes: int | None, seed: int) -> ProceduralScenes:
+    """One part of the set: "train" (of num_scenes scenes), "validation" or "test". Raises InputError for another."""
     return ProceduralScenes("synthetic-things", STREAM, build, IMAGE.camera, part, num_scenes, seed)
 
 

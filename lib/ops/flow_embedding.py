@@ -1,6 +1,5 @@
 """One direction of a bidirectional flow embedding: each query looks at its neighbours in the other cloud."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +7,7 @@ from torch import Tensor
 from lib.ops import reference
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_index
+from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_index
 from lib.ops.reference import NEGATIVE_SLOPE
@@ -91,7 +91,7 @@ class _FlowEmbedding(torch.autograd.Function):
         return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _hidden(queries, table, rows, hidden, start, count):
     """hidden (count K, C) = LeakyReLU(query + support) for the queries start..start+count."""
     slope = hidden.dtype.type(NEGATIVE_SLOPE)
@@ -105,7 +105,7 @@ def _hidden(queries, table, rows, hidden, start, count):
             row += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _maximum(mixed, bias, out, winner, start, count, neighbours):
     """out = LeakyReLU(max_k mixed + bias), winner = the first k that reaches the maximum."""
     slope = out.dtype.type(NEGATIVE_SLOPE)
@@ -125,7 +125,7 @@ def _maximum(mixed, bias, out, winner, start, count, neighbours):
             out[r, c] = max(value, slope * value)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@compiled(fastmath={"contract"})
 def _embedding_backward(
     queries, table, rows, matrix, winner, grad_out, grad_queries, grad_table, grad_matrix, start, stop
 ):

@@ -1,6 +1,5 @@
 """Inverse-distance interpolation: upsampling and warping."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +7,7 @@ from torch import Tensor
 from lib.ops import reference
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_clouds, check_index
+from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_index, gather
 from lib.ops.threads import run_in_ranges
@@ -75,7 +75,7 @@ class _WeightedSum(torch.autograd.Function):
         return torch.from_numpy(grad_table).view(ctx.shapes[0]), None, grad_factors.view(ctx.shapes[1])
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@compiled(fastmath={"contract"})
 def _weighted_sum_forward(table, rows, factors, out, start, stop):
     channels = table.shape[1]
     for r in range(start, stop):
@@ -86,7 +86,7 @@ def _weighted_sum_forward(table, rows, factors, out, start, stop):
                 out[r, c] += factor * table[source, c]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
+@compiled(fastmath={"contract", "reassoc"})
 def _weighted_sum_backward(table, rows, factors, grad_out, grad_factors, grad_table, start, stop):
     channels = table.shape[1]
     for r in range(start, stop):

@@ -1,6 +1,5 @@
 """Exact k nearest neighbours."""
 
-import numba
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -9,6 +8,7 @@ from torch import Tensor
 from lib.ops import reference
 from lib.ops.backend import runs_compiled
 from lib.ops.checks import check_clouds, check_finite
+from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.threads import run_side_by_side, split_range
 
@@ -55,7 +55,7 @@ def _search(tree: cKDTree, support: np.ndarray, query: np.ndarray, out: np.ndarr
     _order_ties(query, support, candidates, out)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _order_ties(query, support, candidates, out):
     n, k = out.shape
     width = candidates.shape[1]
@@ -81,7 +81,7 @@ def _order_ties(query, support, candidates, out):
             out[i] = row[:k]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _scan(x, y, z, support, out):
     k = out.shape[0]
     near = np.full(k, np.inf)

@@ -1,6 +1,5 @@
 """The aggregation of a PointConv: a sum of outer products over neighbours."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +7,7 @@ from torch import Tensor
 from lib.ops import reference
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_index
+from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_index
 from lib.ops.threads import run_in_ranges
@@ -69,7 +69,7 @@ class _PointConvAggregate(torch.autograd.Function):
         return grad_offset, grad_features, None, grad_weights
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _inputs(offsets, table, rows, r, inputs):
     """inputs (3 + C, K): offset and features of the neighbours of query r, a column a neighbour."""
     for k in range(rows.shape[1]):
@@ -80,7 +80,7 @@ def _inputs(offsets, table, rows, r, inputs):
             inputs[3 + c, k] = table[source, c]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _aggregate_forward(offsets, table, rows, kernel, out, start, stop):
     inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
     for r in range(start, stop):
@@ -88,7 +88,7 @@ def _aggregate_forward(offsets, table, rows, kernel, out, start, stop):
         np.dot(inputs, kernel[r], out[r])  # (3 + C, K) (K, 16): a small matrix product a query
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _aggregate_backward(offsets, table, rows, kernel, grad_out, grad_offsets, grad_kernel, grad_table, start, stop):
     inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
     grads = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)

@@ -1,6 +1,5 @@
 """Furthest point sampling."""
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +7,7 @@ from torch import Tensor
 from lib.ops import reference
 from lib.ops.backend import runs_compiled
 from lib.ops.checks import check_clouds, check_finite
+from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.threads import run_side_by_side
 
@@ -32,7 +32,7 @@ def furthest_point_sample(xyz: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.stack(picks))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _sample(xyz, count):
     n = xyz.shape[1]
     picks = np.zeros(count, np.int64)

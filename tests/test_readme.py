@@ -1,0 +1,65 @@
+"""README.md says what is true: its flags, files and Python lines."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import CHECKPOINT_FORMAT, build_model, model_record
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+SCRIPTS = ["train_teacher.py", "train_student.py", "evaluate.py", "visualize.py"]
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    def help_of(script: str) -> str:
+        return subprocess.run(
+            [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+
+    return {script: help_of(script) for script in SCRIPTS}
+
+
+def test_every_flag_exists(helps):
+    everywhere = set(re.findall(r"--[a-z][a-z-]+", "".join(helps.values())))
+    assert set(re.findall(r"--[a-z][a-z-]+", README)) - {"--nproc-per-node", "--help"} <= everywhere
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_of_a_command_belongs_to_its_script(helps, script):
+    documents = [README, *helps.values()]
+    lines = [line for text in documents for line in re.findall(rf"{script}((?: +[^\s`#|]+)+)", text)]
+    assert lines
+    for line in lines:
+        known = set(re.findall(r"--[a-z][a-z-]+", helps[script]))
+        assert set(re.findall(r"--[a-z][a-z-]+", line)) <= known, line
+
+
+def test_every_file_of_the_layout_exists():
+    layout = README.split("## Layout")[1].split("Imports go one way")[0]
+    for name in re.findall(r"^    (\S+?/)|(\w+\.py)", layout, flags=re.MULTILINE):
+        path = name[0] or name[1]
+        assert any((folder / path).exists() for folder in (ROOT, ROOT / "lib", ROOT / "lib/ops", ROOT / "experiments")), path
+
+
+def test_the_python_lines_run(tmp_path):
+    code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    path = tmp_path / "best.pt"
+    torch.save({"format": CHECKPOINT_FORMAT, "model": model_record(build_model("student")), "training": {}}, path)
+    names = {}
+    exec(code.replace("runs/demo/student-gamma0.3/best.pt", str(path)), names)
+    assert names["flow"].shape == (1, 2048, 3) and names["flow"].isfinite().all()
+
+
+def test_every_number_of_the_results_comes_from_a_file():
+    """The results' tables are what make_tables.py prints from the files under results/."""
+    for marker in re.findall(r"<!-- (python experiments/make_tables\.py .*?) -->", README):
+        command = ["bash", "-c", f"{sys.executable} {marker.removeprefix('python ')}"]
+        table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        assert f"<!-- {marker} -->\n{table}\n" in README
+    assert "<!-- python experiments/make_tables.py" in README
