@@ -2,7 +2,6 @@
 """Draws one pair of a data set with the flow a checkpoint predicts: source, target and warped source, as a PNG."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -54,4 +53,4 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    run_script(main)

@@ -59,6 +59,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     A user's mistake becomes one line on standard error and status 2, an interruption status 130.
     """
     warnings.formatwarning = lambda message, *_args, **_options: f"warning: {message}\n"
+    warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the refusal that follows says it better
     warnings.filterwarnings("once" if distributed.is_main() else "ignore", category=UserWarning)
     try:
         status = main()

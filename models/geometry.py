@@ -96,9 +96,9 @@ class CloudGeometry:
 def _sample_levels(xyz: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
     """Sampling indices of levels 1..4, each (B, N_l) into the level above."""
     first = ops.furthest_point_sample(xyz, sizes[1])
-    # Sampling a set that is in sampling order gives its own prefix, so one run serves all levels - as long as no
-    # point was picked twice, which happens when a cloud has fewer distinct points than level 1 holds.
-    if all(len(cloud.unique(dim=0)) == sizes[1] for cloud in ops.gather(xyz, first).detach()):
+    # Sampling a set that is in sampling order gives its own prefix, so one run serves all levels - as long as level 1
+    # has distinct points. Where a cloud has too few, every distance has come to 0 and index 0 is picked again.
+    if (first[:, 1:] != 0).all():
         prefixes = [torch.arange(n, device=xyz.device).expand(len(xyz), n) for n in sizes[2:]]
         return [first, *prefixes]
     levels, cloud = [first], ops.gather(xyz, first)

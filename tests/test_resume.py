@@ -188,7 +188,7 @@ def test_resume_refuses_other_data_and_another_teacher(flags, whole, tmp_path):
 
 
 def test_a_folder_with_a_run_needs_resume_or_another_folder(flags, whole, tmp_path):
-    with pytest.raises(InputError, match="already holds a run .*add --resume to go on with it, or choose another folder"):
+    with pytest.raises(InputError, match="already holds a run .*add --resume to go on with it, or choose another"):
         train_student.main([*flags, "--out", str(whole)])
     (tmp_path / "best.pt").touch()
     with pytest.raises(InputError, match=r"holds a run \(best.pt\): it has no config.json"):

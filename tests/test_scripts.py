@@ -129,50 +129,48 @@ def test_help_shows_groups_defaults_and_examples(script):
     assert "(default: 8192)" in result.stdout and "None" not in result.stdout
 
 
-class Mistakes:
-    """What a user can get wrong: (script, flags, the line). {data}, {teacher}, {tmp} stand for paths."""
-
-    STUDENT = [
-        (["--gamma", "1.5"], "gamma must be in [0, 1] (0: ground truth alone, 1: teacher alone), got 1.5"),
-        (["--gamma", "nan"], "gamma must be in [0, 1] (0: ground truth alone, 1: teacher alone), got nan"),
-        (["--gamma", "much"], "argument --gamma: invalid float value: 'much'"),
-        ([], "--teacher is needed for gamma 0.3: give ft3d, kitti, synthetic or a checkpoint's path"),
-        (["--teacher", "{tmp}/none.pt"], "no teacher file {tmp}/none.pt: give a path that exists, or one of ft3d"),
-        (["--teacher", "{data}"], "--teacher {data} is a folder: give the file, such as {data}/best.pt"),
-        (["--teacher", "{tmp}/short.pt"], "{tmp}/short.pt: damaged or cut short"),
-        (["--teacher", "{tmp}/code.pt"], "{tmp}/code.pt: refused, because it holds more than tensors"),
-        (["--teacher", "{tmp}/width.pt"], "{tmp}/width.pt: the checkpoint's weights do not fit the teacher"),
-        (["--num-points", "0"], "argument --num-points: must be a whole number of at least 1, got 0"),
-        (["--num-points", "2.5"], "argument --num-points: must be a whole number of at least 1, got 2.5"),
-        (["--gamma", "0", "--num-points", "100"], "a cloud of 100 points is too small"),
-        (["--lr", "-1"], "argument --lr: must be a number above 0, got -1"),
-        (["--lr", "nan"], "argument --lr: must be a number above 0, got nan"),
-        (["--lr-gamma", "2"], "argument --lr-gamma: must be a number above 0 and at most 1, got 2"),
-        (["--weight-decay", "-1e-4"], "argument --weight-decay: must be a number of at least 0, got -1e-4"),
-        (["--epochs", "3", "--steps", "3"], "argument --steps: not allowed with argument --epochs"),
-        (["--steps", "0"], "argument --steps: must be a whole number of at least 1, got 0"),
-        (["--seed", "-3"], "argument --seed: must be a whole number of at least 0"),
-        (["--dataset", "waymo"], "argument --dataset: invalid choice: 'waymo' (choose from 'ft3d', 'kitti',"),
-        (["--amp", "fp16"], "argument --amp: invalid choice: 'fp16' (choose from 'off', 'bf16')"),
-        (["--learning-rate", "1"], "unrecognized arguments: --learning-rate 1"),
-        (["--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got tpu"),
-        (["--gamma", "0", "--data-root", "{tmp}"], "no folder KITTI_processed_occ_final or kitti_processed in {tmp}"),
-        (["--gamma", "0", "--subset", "quarter"], "data set kitti has no subset 'quarter': choose one of full"),
-        (["--gamma", "0", "--num-scenes", "4"], "data set kitti is read from disk: leave the number of scenes out"),
-        (["--gamma", "0", "--out", "{tmp}/file/run"], "cannot write {tmp}/file/run: Not a directory"),
-    ]
-    EVALUATE = [
-        ([], "one of the arguments --checkpoint --baseline is required"),
-        (["--baseline", "magic"], "argument --baseline: invalid choice: 'magic' (choose from 'zero', 'nearest')"),
-        (["--checkpoint", "{tmp}/none.pt"], "{tmp}/none.pt: no such checkpoint file"),
-        (["--baseline", "zero", "--dataset", "ft3d", "--split", "all"], "data set ft3d has no part 'all'"),
-        (["--baseline", "zero", "--json", "{tmp}/no/score.json"], "--json {tmp}/no/score.json: its folder does not"),
-        (["--checkpoint", "{teacher}", "--num-points", "100"], "a cloud of 100 points is too small"),
-    ]
-    ALL = [(train_student, *case) for case in STUDENT] + [(evaluate, *case) for case in EVALUATE]
+# What a user can get wrong, and the line it earns. {data}, {teacher} and {tmp} stand for paths.
+STUDENT_MISTAKES = [
+    (["--gamma", "1.5"], "gamma must be in [0, 1] (0: ground truth alone, 1: teacher alone), got 1.5"),
+    (["--gamma", "nan"], "gamma must be in [0, 1] (0: ground truth alone, 1: teacher alone), got nan"),
+    (["--gamma", "much"], "argument --gamma: invalid float value: 'much'"),
+    ([], "--teacher is needed for gamma 0.3: give ft3d, kitti, synthetic or a checkpoint's path"),
+    (["--teacher", "{tmp}/none.pt"], "no teacher file {tmp}/none.pt: give a path that exists, or one of ft3d"),
+    (["--teacher", "{data}"], "--teacher {data} is a folder: give the file, such as {data}/best.pt"),
+    (["--teacher", "{tmp}/short.pt"], "{tmp}/short.pt: damaged or cut short"),
+    (["--teacher", "{tmp}/code.pt"], "{tmp}/code.pt: refused, because it holds more than tensors"),
+    (["--teacher", "{tmp}/width.pt"], "{tmp}/width.pt: the checkpoint's weights do not fit the teacher"),
+    (["--num-points", "0"], "argument --num-points: must be a whole number of at least 1, got 0"),
+    (["--num-points", "2.5"], "argument --num-points: must be a whole number of at least 1, got 2.5"),
+    (["--gamma", "0", "--num-points", "100"], "a cloud of 100 points is too small"),
+    (["--lr", "-1"], "argument --lr: must be a number above 0, got -1"),
+    (["--lr", "nan"], "argument --lr: must be a number above 0, got nan"),
+    (["--lr-gamma", "2"], "argument --lr-gamma: must be a number above 0 and at most 1, got 2"),
+    (["--weight-decay", "-1"], "argument --weight-decay: must be a number of at least 0, got -1"),
+    (["--epochs", "3", "--steps", "3"], "argument --steps: not allowed with argument --epochs"),
+    (["--steps", "0"], "argument --steps: must be a whole number of at least 1, got 0"),
+    (["--seed", "-3"], "argument --seed: must be a whole number of at least 0"),
+    (["--dataset", "waymo"], "argument --dataset: invalid choice: 'waymo' (choose from 'ft3d', 'kitti',"),
+    (["--amp", "fp16"], "argument --amp: invalid choice: 'fp16' (choose from 'off', 'bf16')"),
+    (["--learning-rate", "1"], "unrecognized arguments: --learning-rate 1"),
+    (["--gamma", "0", "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got tpu"),
+    (["--gamma", "0", "--data-root", "{tmp}"], "no folder KITTI_processed_occ_final or kitti_processed in {tmp}"),
+    (["--gamma", "0", "--subset", "quarter"], "data set kitti has no subset 'quarter': choose one of full"),
+    (["--gamma", "0", "--num-scenes", "4"], "data set kitti is read from disk: leave the number of scenes out"),
+    (["--gamma", "0", "--out", "{tmp}/file/run"], "cannot write {tmp}/file/run: Not a directory"),
+]
+EVALUATE_MISTAKES = [
+    ([], "one of the arguments --checkpoint --baseline is required"),
+    (["--baseline", "magic"], "argument --baseline: invalid choice: 'magic' (choose from 'zero', 'nearest')"),
+    (["--checkpoint", "{tmp}/none.pt"], "{tmp}/none.pt: no such checkpoint file"),
+    (["--baseline", "zero", "--dataset", "ft3d", "--split", "all"], "data set ft3d has no part 'all'"),
+    (["--baseline", "zero", "--json", "{tmp}/no/score.json"], "--json {tmp}/no/score.json: its folder does not"),
+    (["--checkpoint", "{teacher}", "--num-points", "100"], "a cloud of 100 points is too small"),
+]
+MISTAKES = [(train_student, *case) for case in STUDENT_MISTAKES] + [(evaluate, *case) for case in EVALUATE_MISTAKES]
 
 
-@pytest.mark.parametrize("script, flags, line", Mistakes.ALL, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize("script, flags, line", MISTAKES, ids=[" ".join(case[1]) or "nothing" for case in MISTAKES])
 def test_a_mistake_is_one_line_and_status_2(script, flags, line, data, teacher, tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "short.pt").write_bytes(teacher.read_bytes()[:1000])

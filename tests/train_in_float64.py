@@ -31,7 +31,9 @@ def main(data: str, steps: int, out: str) -> None:
     net = build_model("student", pyramid=(8, 8, 16, 16, 16)).double()
     teacher = build_model("teacher", pyramid=(8, 8, 16, 16, 16)).double().eval()
     pairs = open_flow_pairs("ft3d", "train", Path(data), "full", None, 128, augment="on")
-    recipe = Recipe(steps=steps, batch_size=4, lr=1e-3, lr_step=80, lr_gamma=0.5, lr_min=1e-5, weight_decay=1e-4, seed=0)
+    recipe = Recipe(
+        steps=steps, batch_size=4, lr=1e-3, lr_step=80, lr_gamma=0.5, lr_min=1e-5, weight_decay=1e-4, seed=0
+    )
     Path(out).mkdir(exist_ok=True)
     losses = partial(task.losses, method=OutputDistillation(0.3), teacher=teacher)
     trainer = Trainer(

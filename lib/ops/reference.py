@@ -42,7 +42,7 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     for part in query.detach().split(CHUNK, dim=1):
         distances = squared_distances(part, support.detach())  # (B, chunk, M)
         chunks.append(distances.sort(dim=2, stable=True).indices[:, :, :k])
-    return torch.cat(chunks, dim=1) if chunks else torch.empty(*query.shape[:2], k, dtype=torch.int64)
+    return torch.cat(chunks, dim=1)
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
