@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""Makes the processed data sets from the original downloads, or writes the synthetic sets in the same layout."""
+
+import argparse
+import os
+from pathlib import Path
+
+from lib.cli import Parser, number, run_script
+from lib.datasets import prepare_ft3d, prepare_kitti, prepare_synthetic
+from lib.datasets.prepare_frames import Outcome, prepare
+from lib.datasets.prepare_raw import RawFrames
+from lib.log import progress_bar, say
+from lib.ops.errors import InputError
+
+EPILOG = """examples:
+  python prepare_data.py ft3d RAW DATA --workers 8
+      RAW: where the five archives FlyingThings3D_subset_{disparity,disparity_occlusions,disparity_change,flow,
+      flow_occlusions}.tar.bz2 were extracted; DATA: the later --data-root
+  python prepare_data.py kitti RAW DATA
+      RAW: where data_scene_flow.zip and data_scene_flow_calib.zip were extracted
+  python prepare_data.py synthetic DATA --dataset synthetic-things --scenes 200
+      nothing to download; read it with --dataset ft3d --data-root DATA/synthetic-things
+
+A frame is written whole or not at all. Starting again goes on: finished frames are checked and left as they are.
+"""
+
+SOURCES = {"ft3d": prepare_ft3d.open_raw, "kitti": prepare_kitti.open_raw}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    frames = prepare_synthetic.SETS[args.dataset](args.scenes) if args.source == "synthetic" \
+        else SOURCES[args.source](args.raw)
+    base = args.out / frames.folder
+    say(f"{args.source}: {len(frames.names)} frames into {base}")
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {base}: {error.strerror}") from error
+    outcomes = []
+    with progress_bar(len(frames.names), frames.folder, "frame") as bar:
+        for outcome in prepare(frames, args.out, args.workers):
+            outcomes.append(outcome)
+            if outcome.unfit:
+                say(f"left out {outcome.name}: {outcome.unfit}")
+            bar.update()
+    say(summary(frames, outcomes))
+    unfit = [outcome for outcome in outcomes if outcome.unfit]
+    if unfit:
+        raise InputError(f"{len(unfit)} of {len(outcomes)} frames could not be prepared, the first is {unfit[0].name}: "
+                         f"{unfit[0].unfit}")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="prepare_data.py", description=__doc__, epilog=EPILOG)
+    sources = parser.add_subparsers(dest="source", required=True, metavar="ft3d|kitti|synthetic")
+    for name, what in (("ft3d", "the FlyingThings3D subset"), ("kitti", "KITTI Scene Flow 2015")):
+        source = sources.add_parser(name, help=f"{what}, from its archives", description=f"Prepares {what}.")
+        source.add_argument("raw", type=Path, metavar="RAW", help="folder that the archives were extracted into")
+    source = sources.add_parser("synthetic", help="a procedural set", description="Writes a synthetic set as folders.")
+    source.add_argument("--dataset", choices=list(prepare_synthetic.SETS), default="synthetic-things", help="which set")
+    source.add_argument("--scenes", type=number(int, 1), metavar="N", required=True, help="training scenes to write")
+    for source in sources.choices.values():
+        source.add_argument("out", type=Path, metavar="OUT", help="folder for the processed data set; made if needed")
+        source.add_argument("--workers", type=number(int, 1), metavar="N", default=min(os.cpu_count() or 1, 8),
+                            help="frames prepared at the same time")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def summary(frames: RawFrames, outcomes: list[Outcome]) -> str:
+    """Counts of frames and points, and of the frames skipped with their reason."""
+    done = [outcome for outcome in outcomes if not outcome.unfit]
+    points = [outcome.points for outcome in done]
+    before = sum(outcome.finished_before for outcome in done)
+    rows = [("prepared", f"{len(done) - before} frames"),
+            ("skipped", f"{before} finished before, {frames.incomplete} with pieces missing from the download, "
+                        f"{len(outcomes) - len(done)} unfit")]  # fmt: skip
+    if points:
+        rows += [("points", f"{sum(points):,} in {len(points)} frames, {min(points):,} to {max(points):,} a frame")]
+    return "\n".join(f"{name:<10}{value}" for name, value in rows)
+
+
+if __name__ == "__main__":
+    run_script(main)
