@@ -120,17 +120,18 @@ def add_data_flags(parser: argparse.ArgumentParser, datasets: Iterable[str], def
     group.add_argument("--num-points", type=number(int, 1), metavar="N", default=8192, help="points drawn per cloud")
 
 
-def add_machine_flags(parser: argparse.ArgumentParser, workers: int) -> None:
-    """Flags that say where and how to compute."""
+def add_machine_flags(parser: argparse.ArgumentParser, workers: int | None) -> None:
+    """Flags that say where and how to compute. workers: None for a script that reads no samples."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
-    group.add_argument(
-        "--workers",
-        type=number(int, 0),
-        metavar="N",
-        default=workers,
-        help="processes that read samples ahead; 0 reads in the main process",
-    )
+    if workers is not None:
+        group.add_argument(
+            "--workers",
+            type=number(int, 0),
+            metavar="N",
+            default=workers,
+            help="processes that read samples ahead; 0 reads in the main process",
+        )
     group.add_argument(
         "--amp", choices=["off", "bf16"], default="off", help="bf16 runs the network in bfloat16 where that is safe"
     )

@@ -103,7 +103,7 @@ def read_cloud(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"no file {path}: every scene folder holds pc1.npy and pc2.npy")
     try:
-        cloud = _read_npy(path)
+        cloud = read_npy(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(cloud) == 0:
@@ -122,8 +122,11 @@ def check_depth(folder: Path, pc1: np.ndarray) -> None:
                          f"prepare this scene again with the signs of the processed layout")
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file, read only after its header and the file's length were checked."""
+def read_npy(path: Path) -> np.ndarray:
+    """A .npy file as (n, 3) float32, read only after its header and the file's length were checked.
+
+    Raises InputError for a damaged or pickled file and another shape or type.
+    """
     with open(path, "rb") as file:
         try:
             version = np.lib.format.read_magic(file)

@@ -1,0 +1,57 @@
+"""The flow of two clouds of any size, without ground truth."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.geometry import Interpolation
+
+
+class Prediction(NamedTuple):
+    """flow (N, 3) float32, metres, one vector for each source point; seconds it took, with the device synchronised."""
+
+    flow: np.ndarray
+    seconds: float
+
+
+@torch.inference_mode()
+def predict_flow(
+    net: nn.Module,
+    source: np.ndarray,
+    target: np.ndarray,
+    device: torch.device,
+    num_points: int | None = None,
+    amp: str = "off",
+) -> Prediction:
+    """The flow of every source point.
+
+    source (N, 3), target (M, 3): float32, metres, the project's frame. num_points: so many are drawn from each cloud
+    that has more (always the same ones), and the flow of the others is interpolated from the 3 nearest drawn points by
+    inverse distance; None: the clouds as they are. amp "bf16" runs the network under autocast. Raises InputError when
+    a cloud is too small for the network.
+    """
+    everything = torch.from_numpy(source)[None].to(device)  # (1, N, 3)
+    xyz1, xyz2 = (torch.from_numpy(_draw(cloud, num_points))[None].to(device) for cloud in (source, target))
+    _synchronise(device)
+    start = time.perf_counter()
+    with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+        flow = net(xyz1, xyz2).flows[0].float()  # (1, n, 3)
+    if flow.shape[1] < len(source):
+        flow = Interpolation.search(everything, xyz1)(flow)  # (1, N, 3)
+    _synchronise(device)
+    seconds = time.perf_counter() - start
+    return Prediction(flow[0].cpu().numpy(), seconds)
+
+
+def _draw(cloud: np.ndarray, num_points: int | None) -> np.ndarray:
+    if num_points is None or num_points >= len(cloud):
+        return cloud
+    return cloud[np.random.default_rng(0).choice(len(cloud), num_points, replace=False)]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
