@@ -44,7 +44,8 @@ def test_every_file_of_the_layout_exists():
     layout = README.split("## Layout")[1].split("Imports go one way")[0]
     for name in re.findall(r"^    (\S+?/)|(\w+\.py)", layout, flags=re.MULTILINE):
         path = name[0] or name[1]
-        assert any((folder / path).exists() for folder in (ROOT, ROOT / "lib", ROOT / "lib/ops", ROOT / "experiments")), path
+        folders = (ROOT, ROOT / "lib", ROOT / "lib/ops", ROOT / "experiments")
+        assert any((folder / path).exists() for folder in folders), path
 
 
 def test_the_python_lines_run(tmp_path):
