@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lib.checkpoint import write_atomically
 from lib.cli import Parser, add_data_flags, add_machine_flags, number, parse_data, run_script, session
 from lib.metrics.scene_flow import scene_flow_metrics
 from lib.ops.errors import InputError
@@ -31,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=args.amp == "bf16"):
             flow = net(pair.xyz1[None].to(device), pair.xyz2[None].to(device)).flows[0][0].cpu()
         epe = scene_flow_metrics(flow, pair.flow, pair.xyz1, pair.camera)["EPE3D"]
-        draw_flow(args.out, pair.xyz1.numpy(), pair.xyz2.numpy(), flow.numpy(), f"{pair.name}: EPE3D {epe:.3f} m")
+        title = f"{pair.name}: EPE3D {epe:.3f} m"
+        write_atomically(args.out, draw_flow(pair.xyz1.numpy(), pair.xyz2.numpy(), flow.numpy(), title))
         print(f"wrote {args.out}: {pair.name}, EPE3D {epe:.4f} m")
     return 0
 

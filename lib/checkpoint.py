@@ -29,10 +29,14 @@ TEACHERS = {
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces the file at once: whatever happens, it holds the old content or the new, never a part.
 
+    What is no file (a pipe, /dev/null) is written to, not replaced.
     Raises InputError when the system refuses (full disk, no permission ...); the old file is then untouched.
     """
     temporary = path.with_name(path.name + ".tmp")  # same folder, so same file system: os.replace is atomic there
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -80,7 +84,7 @@ def read_resume(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 def training_facts(path: Path) -> dict[str, Any]:
     """The "training" facts of a checkpoint; empty for a published state, which carries none."""
     content = read_checkpoint(path)
-    return content["training"] if content.get("format") == CHECKPOINT_FORMAT else {}
+    return content.get("training", {}) if content.get("format") == CHECKPOINT_FORMAT else {}
 
 
 def random_state() -> dict[str, Any]:

@@ -123,6 +123,11 @@ class Trainer:
     def restore(self) -> None:
         """Goes back to where last.pt stands. Raises InputError when that file is unfit."""
         weights, state = read_resume(self.run_folder.last)
+        if {n: v.shape for n, v in weights.items()} != {n: v.shape for n, v in self.net.state_dict().items()}:
+            raise InputError(
+                f"{self.run_folder.last} holds another network than this run trains: start the run again in another "
+                "folder"
+            )
         self.net.load_state_dict(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"])

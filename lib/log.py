@@ -55,10 +55,13 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """config.json. Raises InputError when it is missing or damaged."""
         try:
-            return json.loads(self.config.read_text())
+            config = json.loads(self.config.read_text())
+            if not isinstance(config["flags"], dict) or not isinstance(config["resumed"], list):
+                raise ValueError
+            return config
         except OSError as error:
             raise InputError(f"cannot read {self.config}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.config} is damaged: start the run again in another folder") from error
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -67,15 +70,24 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, (json.dumps(config, indent=2) + "\n").encode())
 
+    def read_log(self) -> list[tuple[int, str]]:
+        """(step, line) of every whole line of log.jsonl. Raises InputError for a line that is damaged."""
+        entries = []
+        lines = self.log.read_bytes().splitlines(keepends=True) if self.log.exists() else []
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):  # a kill may have cut the last one
+                try:
+                    entries.append((int(json.loads(line)["step"]), line.decode()))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise InputError(f"{self.log} is damaged in line {number}: remove that line to go on") from error
+        return entries
+
     def start_logs(self, step: int) -> None:
         """Cuts log.jsonl back to the lines up to ``step`` and begins an events file that hides later events.
 
         So a resumed run repeats no line, and a line that a kill left half written goes away.
         """
-        kept = []
-        if self.log.exists():
-            lines = self.log.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        kept = [line for at, line in self.read_log() if at <= step]
         write_atomically(self.log, "".join(kept).encode())
         with _refusals_named(self.path):
             # Not SummaryWriter: its background thread dies of a full disk without a word to the caller.

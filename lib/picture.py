@@ -1,6 +1,6 @@
 """Pictures of a scene flow, drawn without a display."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,8 +10,8 @@ SOURCE, TARGET, WARPED = "#d62728", "#1f77b4", "#2ca02c"
 MAX_POINTS = 8192  # dots a cloud; more hide one another
 
 
-def draw_flow(path: Path, source: np.ndarray, target: np.ndarray, flow: np.ndarray, title: str) -> None:
-    """Writes a PNG: the pair from above before and after warping, and the length of the flow.
+def draw_flow(source: np.ndarray, target: np.ndarray, flow: np.ndarray, title: str) -> bytes:
+    """A PNG: the pair from above before and after warping, and the length of the flow.
 
     source (N, 3), target (M, 3), flow (N, 3) in metres, camera frame with z forward; warped source = source + flow.
     """
@@ -37,7 +37,9 @@ def draw_flow(path: Path, source: np.ndarray, target: np.ndarray, flow: np.ndarr
     left.set_ylabel("depth z (m)")
     for axes in (left, middle):
         axes.legend(loc="upper right", markerscale=5)
-    figure.savefig(path, dpi=110, format="png")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    return buffer.getvalue()
 
 
 def _dots(axes, cloud: np.ndarray, colour: str, label: str) -> None:

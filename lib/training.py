@@ -81,20 +81,21 @@ def run_training(
         if args.resume and run.config.exists() and run.last.exists():
             _check_unchanged(run.last, facts)
             trainer.restore()
+            run.read_log()
             if trainer.finished():
                 say(f"the run in {run.path} is finished: {trainer.progress.step} steps, nothing left to do")
                 return 0
             say(f"going on with {run.path} after step {trainer.progress.step}")
         elif args.resume:
             say(f"nothing saved in {run.path} yet: starting at step 0")
+        if teacher_net is not None:
+            _score_teacher(task, teacher_net, teacher, validation, device)
         _open_run(run, args, facts)
 
         say(
             f"{network}: {count_parameters(net):,} parameters; {args.dataset}: {len(train)} training scenes, "
             f"{len(validation)} held out for validation; {recipe.steps} steps"
         )
-        if teacher_net is not None:
-            _score_teacher(task, teacher_net, teacher, validation, device)
         stopped = trainer.run()
         if stopped is not None:
             processes = distributed.world_size()

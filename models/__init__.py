@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from lib.ops import InputError
 from models.bi_pointflownet import BiPointFlowNet, FlowOutput
@@ -61,7 +61,9 @@ def restore_model(record: dict) -> nn.Module:
     """The network of a ``model_record``, in evaluation mode. Raises InputError when weights and options disagree."""
     try:
         net = build_model(record["name"], **record["options"])
-        state = record["state_dict"]
+        state = dict(record["state_dict"])
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError
     except (KeyError, TypeError):
         raise InputError("the checkpoint's model entry lacks its name, options or weights") from None
     wrong = sorted(
@@ -91,6 +93,9 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
             net.load_state_dict(from_published(content))
         else:
             raise InputError(f"neither a checkpoint of this project ({CHECKPOINT_FORMAT}) nor a published state")
+        broken = [name for name, value in net.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise InputError(f"NaN or infinity in the weights, first in {broken[0]}")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return net.to(device)

@@ -1,11 +1,17 @@
 """Reading a checkpoint file without running what is in it."""
 
 import pickle
+import struct
 from pathlib import Path
 
 import torch
 
 from lib.ops import InputError
+
+# What torch.load raises on bytes that are no whole checkpoint, depending on where it stumbles.
+_DAMAGE = (
+    RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AssertionError, AttributeError, struct.error,
+)  # fmt: skip
 
 CHECKPOINT_FORMAT = "scene-flow-distillation/1"
 
@@ -27,7 +33,7 @@ def read_checkpoint(path: str | Path) -> dict:
         ) from None
     except PermissionError:
         raise InputError(f"{path}: not readable: check its permissions") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError):
+    except _DAMAGE:
         raise InputError(f"{path}: damaged or cut short: copy or download it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a checkpoint's dictionary")

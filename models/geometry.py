@@ -4,6 +4,7 @@ A teacher and a student that see the same pair share one ``PairGeometry`` as wel
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def level_sizes(points: int, sizes: tuple[int, ...] | None = None) -> tuple[int,
             f"a cloud of {points} points is too small: the four coarser levels need at least {SIZE_DIVISORS[-1]} points"
         )
     chosen = (points, *(sizes or (points // d for d in SIZE_DIVISORS[1:])))
-    if len(chosen) != LEVELS or chosen[-1] < 1 or any(a < b for a, b in zip(chosen, chosen[1:], strict=False)):
+    if len(chosen) != LEVELS or chosen[-1] < 1 or any(a < b for a, b in pairwise(chosen)):
         raise InputError(f"level sizes must be four falling numbers >= 1 and at most the cloud's {points}, got {sizes}")
     return chosen
 
@@ -87,7 +88,7 @@ class CloudGeometry:
         for index in _sample_levels(xyz, sizes):
             indices.append(index)
             clouds.append(ops.gather(clouds[-1], index))
-        pairs = list(zip(clouds, clouds[1:], strict=False))  # (finer, coarser)
+        pairs = list(pairwise(clouds))  # (finer, coarser)
         down = [None, *(Neighbourhood.search(coarse, fine, DOWN_NEIGHBOURS) for fine, coarse in pairs)]
         up = [Interpolation.search(fine, coarse) for fine, coarse in pairs]
         return cls(clouds, indices, down, up)

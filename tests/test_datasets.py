@@ -190,4 +190,4 @@ def test_real_kitti_has_no_test_frame(shared):
     with pytest.raises(InputError) as error:
         open_scenes("kitti", "test", shared / "data")
     assert str(error.value) == ('none of the 42 KITTI frames of the test part (000113 to 000199) is there, '
-                                'only 000002, 000003: use part "all" for every evaluated frame present')
+                                'only 000002, 000003: use --split all for every evaluated frame present')

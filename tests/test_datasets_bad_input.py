@@ -220,7 +220,7 @@ def test_no_evaluated_frame(tmp_path):
     (dict(dataset="ft3d", part="train", subset="half"),
      "data set ft3d has no subset 'half': choose one of full, quarter"),
     (dict(dataset="kitti", part="all", num_scenes=3),
-     "data set kitti is read from disk: leave the number of scenes out"),
+     "data set kitti is read from disk: leave --num-scenes out"),
     (dict(dataset="synthetic-things", part="train", root="data"),
      "data set synthetic-things is computed, not read: leave --data-root out"),
     (dict(dataset="synthetic-things", part="train", num_scenes=0),

@@ -27,31 +27,37 @@ def check_indices(out, values) -> None:
     for cloud, indices in ((1, out.indices1), (2, out.indices2)):
         assert indices[0] is None
         for level in (1, 2, 3):
-            assert np.array_equal(indices[level][0].numpy(), values[f"fps{cloud}_l{level}"])
+            assert np.array_equal(indices[level][0].cpu().numpy(), values[f"fps{cloud}_l{level}"])
 
 
-def test_float64(shared, published_file):
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_float64(shared, published_file, device):
     values, (xyz1, xyz2, flow) = golden(shared, "eval")
-    net = load_model(published_file).double()
+    xyz1, xyz2, flow = (cloud.to(device) for cloud in (xyz1, xyz2, flow))
+    net = load_model(published_file, device).double()
     with torch.no_grad():
         out = net(xyz1.double(), xyz2.double())
     check_indices(out, values)
     for level in range(4):
-        error = np.linalg.norm(out.flows[level][0].numpy() - values[f"pred_flow_l{level}"], axis=1)
+        error = np.linalg.norm(out.flows[level][0].cpu().numpy() - values[f"pred_flow_l{level}"], axis=1)
         assert error.max() < 1e-6
     loss = multiscale_loss(out.flows, gather_levels(flow.double(), out.indices1))
     assert loss.item() == pytest.approx(values["multiscale_loss"], rel=1e-8)
 
 
-def test_float32_on_the_fast_path(shared, published_file):
+@pytest.mark.parametrize("device", DEVICES)
+def test_float32_on_the_fast_path(shared, published_file, device):
     values, (xyz1, xyz2, _) = golden(shared, "eval")
-    net = load_model(published_file)
+    net = load_model(published_file, device)
     with torch.no_grad(), ops.use_backend("fast"):
-        out = net(xyz1, xyz2)
+        out = net(xyz1.to(device), xyz2.to(device))
     check_indices(out, values)
     for level in range(4):
         assert out.flows[level].dtype == torch.float32
-        error = np.linalg.norm(out.flows[level][0].numpy() - values[f"pred_flow_l{level}"], axis=1)
+        error = np.linalg.norm(out.flows[level][0].cpu().numpy() - values[f"pred_flow_l{level}"], axis=1)
         assert np.median(error) <= 1e-6
         assert (error > 1e-4).mean() <= 0.003
 

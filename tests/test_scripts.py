@@ -156,7 +156,7 @@ STUDENT_MISTAKES = [
     (["--gamma", "0", "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got tpu"),
     (["--gamma", "0", "--data-root", "{tmp}"], "no folder KITTI_processed_occ_final or kitti_processed in {tmp}"),
     (["--gamma", "0", "--subset", "quarter"], "data set kitti has no subset 'quarter': choose one of full"),
-    (["--gamma", "0", "--num-scenes", "4"], "data set kitti is read from disk: leave the number of scenes out"),
+    (["--gamma", "0", "--num-scenes", "4"], "data set kitti is read from disk: leave --num-scenes out"),
     (["--gamma", "0", "--out", "{tmp}/file/run"], "cannot write {tmp}/file/run: Not a directory"),
 ]
 EVALUATE_MISTAKES = [

@@ -63,7 +63,7 @@ def open_scenes(dataset: str, part: str, root: Path | None = None, subset: str =
         raise InputError(f"data set {dataset} has no subset {subset!r}: choose one of {', '.join(entry.subsets)}")
     if entry.on_disk:
         if num_scenes is not None:
-            raise InputError(f"data set {dataset} is read from disk: leave the number of scenes out")
+            raise InputError(f"data set {dataset} is read from disk: leave --num-scenes out")
         return entry.open(part, root, subset)
     if root is not None:
         raise InputError(f"data set {dataset} is computed, not read: leave --data-root out")

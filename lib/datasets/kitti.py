@@ -55,7 +55,7 @@ def part_frames(part: str, present: list[str]) -> list[str]:
     wanted, what = (test, "test part") if part == "test" else (evaluated, "evaluated frames")
     frames = [frame for frame in wanted if frame in set(present)]
     if not frames:
-        fix = "use part \"all\" for every evaluated frame present" if part == "test" else "add evaluated frames"
+        fix = "use --split all for every evaluated frame present" if part == "test" else "add evaluated frames"
         raise InputError(f"none of the {len(wanted)} KITTI frames of the {what} ({wanted[0]} to {wanted[-1]}) is "
                          f"there, only {_few(present)}: {fix}")
     return frames

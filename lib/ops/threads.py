@@ -7,6 +7,7 @@ threads torch's own operators are single-threaded: two layers of threads would f
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -34,7 +35,7 @@ def split_range(total: int) -> list[tuple[int, int]]:
     """Cuts 0..total into one contiguous (start, stop) a thread; empty pieces are left out."""
     parts = torch.get_num_threads()
     cuts = [total * i // parts for i in range(parts + 1)]
-    return [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    return [(a, b) for a, b in pairwise(cuts) if a < b]
 
 
 def run_in_ranges(task: Callable[[int, int], T], total: int) -> list[T]:
