@@ -55,7 +55,7 @@ def read_ply(path: Path) -> np.ndarray:
     if None in rows:
         raise InputError(f"{path} has a list before the end of its vertices, which makes their place unknown: export "
                          f"the points alone")
-    start += sum(element.count * row.itemsize for element, row in zip(before, rows, strict=False))
+    start += sum(element.count * row.itemsize for element, row in zip(before, rows[:-1], strict=True))
     needed, present = vertex.count * rows[-1].itemsize, len(content) - start
     if present < needed or (is_last and present > needed):
         raise InputError(f"{path} is damaged: its header promises {vertex.count} points of {rows[-1].itemsize} bytes, "

@@ -6,7 +6,9 @@ and a batch norm per WeightNet layer. Exactly those are dropped; anything else m
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from lib.ops import InputError
@@ -87,3 +89,35 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise InputError(f"{names[ours]} is {tuple(value.shape)}, expected {tuple(expected.shape)}")
         converted[ours] = value.reshape(expected.shape)
     return converted
+
+
+def to_published(name: str, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``from_published`` for a network's name, options and state.
+
+    The published tensors that are never used are filled: biases with zeros, batch norms with the identity.
+    Raises InputError for any network but the teacher of the published widths.
+    """
+    published = BiPointFlowNet()
+    if dict(options) != dict(published.options):
+        raise InputError(f"only the teacher of the published widths has a published form, not this {name}")
+    converted = {}
+    for ours, theirs in published_names().items():
+        value = state[ours].detach().cpu()
+        if value.dim() == 2:
+            value = value.reshape(*value.shape, *[1] * _kernel_axes(theirs))
+        converted[theirs] = value
+    for theirs, value in list(converted.items()):
+        if match := re.fullmatch(r"(cross\d)\.pos1\.bias", theirs):
+            for unused in ("bias1", "bias2"):
+                converted[f"{match[1]}.{unused}"] = torch.zeros(1, len(value), 1, 1)
+        elif match := re.fullmatch(r"(.*\.weightnet)\.mlp_convs\.(\d)\.bias", theirs):
+            norm = torch.nn.BatchNorm1d(len(value)).state_dict()
+            converted |= {f"{match[1]}.mlp_bns.{match[2]}.{leaf}": entry for leaf, entry in norm.items()}
+    return converted
+
+
+def _kernel_axes(published: str) -> int:
+    """How many axes of length 1 a published weight matrix ends with: 2 for a 2-D convolution, 1 for a 1-D, else 0."""
+    if re.search(r"\.weightnet\.mlp_convs\.|^cross\d\.(mlp|pos)\d\.", published):
+        return 2
+    return 0 if published.endswith(".linear.weight") else 1

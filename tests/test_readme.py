@@ -12,7 +12,10 @@ from models import CHECKPOINT_FORMAT, build_model, model_record
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-SCRIPTS = ["train_teacher.py", "train_student.py", "evaluate.py", "visualize.py", "prepare_data.py", "predict.py"]
+SCRIPTS = [
+    "train_teacher.py", "train_student.py", "evaluate.py", "visualize.py", "prepare_data.py", "predict.py",
+    "convert_checkpoint.py",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
