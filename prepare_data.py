@@ -2,6 +2,7 @@
 """Makes the processed data sets from the original downloads, or writes the synthetic sets in the same layout."""
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         raise InputError(f"cannot make the folder {base}: {error.strerror}") from error
     outcomes = []
-    with progress_bar(len(frames.names), frames.folder, "frame") as bar:
-        for outcome in prepare(frames, args.out, args.workers):
+    work = contextlib.closing(prepare(frames, args.out, args.workers))  # so that Ctrl-C starts no further frame
+    with progress_bar(len(frames.names), frames.folder, "frame") as bar, work as finished:
+        for outcome in finished:
             outcomes.append(outcome)
             if outcome.unfit:
                 say(f"left out {outcome.name}: {outcome.unfit}")

@@ -172,6 +172,22 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path):
     assert tree(killed) == tree(whole)
 
 
+def test_interrupted(tmp_path):
+    """Ctrl-C: the frames begun are finished, no other is started, no part of one is left."""
+    raw, out = tmp_path / "training", tmp_path / "out"
+    for k in range(200):
+        write_kitti_frame(raw, f"{k:06d}", k)
+    process = launch("prepare_data.py", "kitti", raw, out, "--workers", 2)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(out.glob(f"{KITTI}/0*"))) < 20:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error == "interrupted\n"
+    assert 20 <= len(list(out.glob(f"{KITTI}/0*"))) < 200
+    assert not list(out.rglob("*.partial"))
+
+
 def test_memory_is_flat(tmp_path):
     """Full-size frames: the peak of 200 is that of 20, but for a margin far below what one frame in ten would take."""
     write_ft3d_frame(tmp_path / "one", "train/0000000", *ft3d_clouds(0, 100_000))
