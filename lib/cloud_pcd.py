@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.cloud_text import parse_table
+from lib.cloud_text import body_lines, parse_table
 from lib.ops.errors import InputError
 
 KINDS = {"F": "f", "I": "i", "U": "u"}
@@ -136,12 +136,7 @@ def _points(path: Path, header: dict[str, list[str]]) -> int:
 
 
 def _ascii(path: Path, content: bytes, start: int, fields: list[Field], points: int) -> np.ndarray:
-    first = content[:start].count(b"\n") + 1  # number of the body's first line
-    try:
-        lines = content[start:].decode("ascii").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} says it is ASCII, but its body is binary") from None
-    numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
+    numbered = body_lines(path, content, start)
     if len(numbered) != points:
         raise InputError(f"{path} is damaged: its header promises {points} points, {len(numbered)} lines follow")
     starts = np.cumsum([0] + [field.count for field in fields])  # first column of each field

@@ -1,11 +1,12 @@
 """PLY files: ASCII, binary little endian and binary big endian. The points are the element vertex."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lib.cloud_text import parse_table
+from lib.cloud_text import body_lines, parse_table
 from lib.ops.errors import InputError
 
 TYPES = {
@@ -85,11 +86,11 @@ def _header(path: Path, content: bytes) -> tuple[str | None, list[Element], int]
     head = content[:LONGEST_HEADER]
     if not head.startswith((b"ply\n", b"ply\r\n", b"ply\r")):
         raise InputError(f"{path} is not a PLY file: it does not begin with the line ply")
-    end = head.find(b"end_header")
-    if end < 0:
+    end = re.search(rb"[\r\n]end_header[ \t]*(\r\n|\n|\r)", head)
+    if end is None:
         raise InputError(f"{path} has no end_header: its header is cut short")
     order, elements = "?", []
-    for line in head[:end].decode("ascii", errors="replace").splitlines()[1:]:
+    for line in head[: end.start()].decode("ascii", errors="replace").splitlines()[1:]:
         words = line.split()
         if not words or words[0] in ("comment", "obj_info"):
             continue
@@ -111,18 +112,11 @@ def _header(path: Path, content: bytes) -> tuple[str | None, list[Element], int]
         names = [name for name, _ in element.properties]
         if len(set(names)) < len(names):
             raise InputError(f"{path}: its element {element.name} has a property twice")
-    start = end + len(b"end_header")
-    start += 2 if head[start : start + 2] == b"\r\n" else 1
-    return order, elements, start
+    return order, elements, end.end()
 
 
 def _ascii(path: Path, content: bytes, start: int, vertex: Element, skipped: int, is_last: bool) -> np.ndarray:
-    first = len(content[:start].splitlines()) + 1  # number of the body's first line
-    try:
-        lines = content[start:].decode("ascii").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} says it is ASCII, but its body is binary") from None
-    numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()][skipped:]
+    numbered = body_lines(path, content, start)[skipped:]
     if len(numbered) < vertex.count or (is_last and len(numbered) > vertex.count):
         raise InputError(f"{path} is damaged: its header promises {vertex.count} points, {len(numbered)} lines follow")
     if any(kind is None for _, kind in vertex.properties):

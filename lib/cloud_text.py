@@ -37,6 +37,19 @@ def read_text(path: Path) -> np.ndarray:
     return parse_table(path, numbered, columns, len(numbered[0][1].split(separator)), separator)
 
 
+def body_lines(path: Path, content: bytes, start: int) -> list[tuple[int, str]]:
+    """The lines of an ASCII body that begins at byte `start`: (line number in the file, text), without empty ones.
+
+    Raises InputError when the body is not ASCII.
+    """
+    try:
+        lines = content[start:].decode("ascii").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} says it is ASCII, but its body is binary") from None
+    first = len(content[:start].splitlines()) + 1
+    return [(number, line) for number, line in enumerate(lines, first) if line.strip()]
+
+
 def parse_table(path: Path, numbered: Sequence[tuple[int, str]], columns: Sequence[int], width: int,
                 separator: str | None = None) -> np.ndarray:
     """Three columns of the lines [(line number in the file, text)] as (N, 3) float64.

@@ -34,13 +34,13 @@ def call(*arguments):
 
 # ---- readers: each writer puts a cloud into a file, which must come back ----
 
-def ply(order, extra=""):
-    """By hand: a camera element before the vertices, a colour after z, faces behind."""
+def ply(order):
+    """By hand: a comment that names the end, a camera element before the vertices, a colour after z, faces behind."""
     def write(path, points):
         rows = np.zeros(len(points), [(name, f"{order}f4") for name in "xyz"] + [("red", "u1")])
         for k, name in enumerate("xyz"):
             rows[name] = points[:, k]
-        header = (f"ply\nformat binary_{'little' if order == '<' else 'big'}_endian 1.0\ncomment by hand\n"
+        header = (f"ply\nformat binary_{'little' if order == '<' else 'big'}_endian 1.0\ncomment no end_header\n"
                   f"element camera 1\nproperty double time\nelement vertex {len(points)}\nproperty float x\n"
                   "property float32 y\nproperty float z\nproperty uchar red\nelement face 1\n"
                   "property list uchar int vertex_indices\nend_header\n")
@@ -82,6 +82,13 @@ def named_columns(path, points):
     path.write_text(f"\ufeffid,Z,Y,X\n{rows}", encoding="utf-8")
 
 
+def windows_ply(path, points):
+    lines = ["ply", "format ascii 1.0", f"element vertex {len(points)}"]
+    lines += [f"property double {name}" for name in "zyx"] + ["end_header"]
+    lines += [f"{z:.9g}  {y:.9g} {x:.9g} " for x, y, z in points]
+    path.write_bytes("\r\n".join([*lines, ""]).encode())
+
+
 WRITERS = {
     "numpy.npy": np.save,
     "double.npy": lambda path, points: np.save(path, points.astype(np.float64)),
@@ -89,6 +96,7 @@ WRITERS = {
     "several.npz": lambda path, points: np.savez_compressed(path, xyz=points, colour=points[:, 0]),
     "little.ply": ply("<"),
     "big.ply": ply(">"),
+    "windows.ply": windows_ply,
     "trimesh.ply": trimesh_ply("binary"),
     "trimesh-ascii.ply": trimesh_ply("ascii"),
     "ascii.pcd": pcd(pypcd4.Encoding.ASCII),
