@@ -23,7 +23,8 @@ EPILOG = f"""examples:
   python predict.py 0000.bin 0001.bin --checkpoint best.pt --axes velodyne --num-points 8192
       the network sees 8192 points of each scan; every point gets a flow, in flow.npz
 
-formats: {" ".join(READERS)}; units: metres. Axes: {"; ".join(f"{name}: {what}" for name, (what, _) in AXES.items())}.
+formats: {" ".join(READERS)}; units: metres
+axes: {"; ".join(f"{name}: {what}" for name, (what, _) in AXES.items())}
 The flow is written in the axes of the input, row i for point i of SOURCE.
 """
 
