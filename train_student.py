@@ -40,7 +40,7 @@ def default_out(args: argparse.Namespace) -> Path:
         path = Path(args.teacher)
         teacher = path.parent.name if path.stem in ("best", "last") else path.stem
     student = "student" if args.student == "half" else f"student_{args.student}"
-    terms = "".join("+" + str(term).replace(":", "").replace("/", ".") for term in methods.terms)
+    terms = "".join("+" + str(term).replace(":", "-").replace("/", ".") for term in methods.terms)
     name = f"{student}-{args.dataset}-{teacher}-gamma{methods.gamma:g}{terms}-seed{args.seed}"
     return display_path(PROJECT_ROOT / "runs" / name)
 
