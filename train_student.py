@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         teacher = resolve_teacher(args.teacher)
     elif args.teacher is not None:
-        say(f"gamma is 0: the teacher {args.teacher} is not used, the student learns from the ground truth alone")
+        say(f"gamma is 0: the teacher {args.teacher} is not used")
     return run_training(task, args, "train_student.py", task.students[args.student], methods, teacher)
 
 

@@ -366,6 +366,7 @@ def test_pointdistiller_keeps_the_most_important_points():
     teacher = torch.tensor([[[1.0, 0.0], [0.0, 5.0], [5.0, -9.0], [2.0, 2.0]]])
     assert important_points(teacher, 3).tolist() == [[1, 2, 3]]  # 5, 5 and 2; of equal ones the lower index first
     assert important_points(teacher).tolist() == [[1, 2, 3, 0]]
+    assert torch.equal(important_points(torch.ones(1, 2000, 1))[0], torch.arange(512))
 
 
 def test_pointdistiller_neighbours_are_near_in_the_teachers_features():

@@ -101,6 +101,7 @@ def test_what_the_flag_cannot_mean(text, gamma, line):
         (["--distill", "hint@pyramid1/4"], "the student has no feature pyramid1/4: choose a place of pyramid1/0, "),
         (["--distill", "pkd@decoder"], "the student has no feature decoder/0: choose a place of pyramid1/0, "),
         (["--distill", "semckd", "--batch-size", "1"], "semckd compares the scenes of a batch: it needs at least 2"),
+        (["--distill", "rkd", "--teacher", "none"], "no teacher file none: give a path that exists, or one of ft3d"),
         (["--student", "huge"], "argument --student: invalid choice: 'huge' (choose from 'half', 'half-all',"),
     ],
 )
@@ -192,6 +193,26 @@ def test_half_precision_features_are_compared_in_full_precision(data):
     assert {value.dtype for value in losses.values()} == {torch.float32}
     losses["loss"].backward()
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "output"])
+def test_each_term_falls_when_a_student_learns_real_pairs_by_it(shared, name):
+    """20 steps on the same two pairs by one term alone (``self`` beside the ground truth that it belongs to)."""
+    pairs = open_flow_pairs("ft3d", "train", shared / "data", "full", None, 256)
+    batch = collate([pairs[0, i] for i in range(2)])
+    torch.manual_seed(0)
+    student, teacher = build_model("student-tiny"), build_model("teacher", **NARROW).eval()
+    method = parse_distill(name).build(Setting(student.feature_widths(), teacher.feature_widths(), 2))
+    optimizer = torch.optim.Adam([*student.parameters(), *method.parameters()], lr=3e-3)
+    values = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        losses = flow_losses(student, batch, method, teacher)
+        term = losses["loss"] if name == "self" else losses[name]
+        term.backward()
+        optimizer.step()
+        values.append(term.item())
+    assert sum(values[-5:]) < 0.9 * sum(values[:5])
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------
