@@ -80,9 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     teacher = None
     if methods.teacher_users:
         if args.teacher is None:
+            without = "choose methods that need none" if methods.terms else "--gamma 0 to train from scratch"
             raise InputError(
                 f"--teacher is needed for {', '.join(methods.teacher_users)}: give {', '.join(TEACHERS)} or a "
-                f"checkpoint's path, or --gamma 0 to train from scratch"
+                f"checkpoint's path, or {without}"
             )
         teacher = resolve_teacher(args.teacher)
     elif args.teacher is not None:
