@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lib.checkpoint import CHECKPOINTS
 from lib.cli import Parser, add_data_flags, add_machine_flags, add_training_flags, parse_training, run_script
-from lib.losses.distill import OutputDistillation
+from lib.losses.distill import Selection
 from lib.tasks import TASKS
 from lib.training import display_path, run_training
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     add_machine_flags(parser, workers=2)
     args = parse_training(parser, argv, default_out)
     # With gamma 0 the loss is the ground truth's alone: a teacher is a student that has no teacher.
-    return run_training(task, args, "train_teacher.py", task.teacher, OutputDistillation(gamma=0.0))
+    return run_training(task, args, "train_teacher.py", task.teacher, Selection(gamma=0.0))
 
 
 if __name__ == "__main__":

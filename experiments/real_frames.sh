@@ -26,6 +26,11 @@ for gamma in 0.3 0; do
     --teacher "$RUNS/teacher/best.pt" --gamma "$gamma" --out "$RUNS/student-gamma$gamma"
 done
 
+for run in teacher student-gamma0.3 student-gamma0; do
+  cp "$RUNS/$run/config.json" "$RESULTS/$run.config.json"
+  cp "$RUNS/$run/log.jsonl" "$RESULTS/$run.log.jsonl"
+done
+
 for data in "ft3d test" "kitti all"; do
   read -r dataset split <<<"$data"
   where=(--dataset "$dataset" --split "$split" --data-root "$DATA" --num-points "$POINTS")

@@ -239,8 +239,9 @@ def parse_training(
     for name, value in flags_record(args).items():
         if name in recorded and name not in FREE_FLAGS and value != recorded[name]:
             flag = "--" + name.replace("_", "-")
+            before = "not given" if recorded[name] is None else recorded[name]
             raise InputError(
-                f"{flag} was {recorded[name]} when the run in {out} began and is now {value}: leave it out to go on "
+                f"{flag} was {before} when the run in {out} began and is now {value}: leave it out to go on "
                 f"with that run, or choose another folder with --out"
             )
     return args

@@ -75,6 +75,18 @@ def parallel(net: nn.Module) -> nn.Module:
     return DistributedDataParallel(net, forward_sync_buffers=False)
 
 
+def average_gradients(module: nn.Module) -> None:
+    """Replaces the gradients of a module outside ``parallel`` by their means over the processes."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if not dist.is_initialized() or not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one exchange for all
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
 def unwrapped(net: nn.Module) -> nn.Module:
     """The network inside ``parallel``'s wrapper, or the network itself."""
     return net.module if isinstance(net, DistributedDataParallel) else net

@@ -91,10 +91,11 @@ def seed_everything(seed: int, device: torch.device) -> None:
 class Trainer:
     """One training run.
 
-    net: the network, on ``device``. losses(net, batch): named scalars, "loss" is the one to minimise; net is the
-    network or its data-parallel wrapper. pairs: training samples under keys (epoch, index). evaluate(net, interrupted):
-    the score on the validation part; the checkpoint with the lowest ``best_metric`` is kept. facts: JSON-able, put into
-    checkpoints.
+    net: the network, on ``device``. losses(net, batch, progress=): named scalars, "loss" is the one to minimise; net is
+    the network or its data-parallel wrapper, progress the part of the steps that is done. pairs: training samples under
+    keys (epoch, index). evaluate(net, interrupted): the score on the validation part; the checkpoint with the lowest
+    ``best_metric`` is kept. facts: JSON-able, put into checkpoints. adapters: what the losses train besides the
+    network, equal in all processes; kept in last.pt for resuming, never a part of the saved network.
     """
 
     def __init__(
@@ -110,12 +111,15 @@ class Trainer:
         run: RunFolder,
         device: torch.device,
         facts: dict[str, Any],
+        adapters: nn.Module | None = None,
     ):
+        self.adapters = nn.Module() if adapters is None else adapters
         self.net, self.losses, self.pairs, self.collate, self.evaluate = net, losses, pairs, collate, evaluate
         self.best_metric, self.units, self.recipe = best_metric, units, recipe
         self.run_folder, self.device, self.facts = run, device, facts
         self.model = distributed.parallel(net)
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.parameters = [*net.parameters(), *(p for p in self.adapters.parameters() if p.requires_grad)]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.progress = Progress()
         self.signals = StopSignals()
         self.clock = time.perf_counter()
@@ -129,6 +133,7 @@ class Trainer:
                 "folder"
             )
         self.net.load_state_dict(weights)
+        self.adapters.load_state_dict(state.get("adapters", {}))  # files of older versions have none
         self.optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"])
         self.progress = Progress(**state["progress"])
@@ -196,11 +201,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp == "bf16"):
-                terms = self.losses(self.model, to_device(batch, self.device))
+                done = progress.step / self.recipe.steps
+                terms = self.losses(self.model, to_device(batch, self.device), progress=done)
         except InputError as error:
             raise InputError(f"step {progress.step + 1}, samples {', '.join(batch.names)}: {error}") from error
         terms["loss"].backward()
-        gradient = torch.nn.utils.get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None])
+        distributed.average_gradients(self.adapters)  # those of the network are averaged by its wrapper
+        gradient = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         values = torch.stack([value.detach().double() for value in (*terms.values(), gradient)]).cpu()
 
         # One exchange a step: may we go on, must we stop, and the losses' sums.
@@ -274,6 +281,7 @@ class Trainer:
             return
         resume = {
             "optimizer": self.optimizer.state_dict(),
+            "adapters": {name: value.cpu() for name, value in self.adapters.state_dict().items()},
             "random": random_state(),
             "progress": asdict(self.progress),
         }

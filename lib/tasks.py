@@ -13,7 +13,8 @@ from lib.datasets import AUGMENTED, DATASETS, open_scenes
 from lib.datasets.pairs import FlowBatch, FlowPairs, collate
 from lib.evaluation import BASELINES, UNITS, Score, evaluate
 from lib.losses import gather_levels
-from lib.losses.distill import METHODS, OutputDistillation
+from lib.losses.distill import DistillationContext, DistillationMethod, Prediction
+from models import FlowOutput
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class Task:
     name: str
     datasets: tuple[str, ...]
     teacher: str  # names for models.build_model
-    student: str
-    methods: dict[str, type]  # distillation methods
+    students: dict[str, str]  # short names of the students -> names for models.build_model
     open_pairs: Callable[..., Any]
     collate: Callable[[list[Any]], Any]
     losses: Callable[..., dict[str, Tensor]]
@@ -55,33 +55,52 @@ def open_flow_pairs(
 
 
 def flow_losses(
-    net: nn.Module, batch: FlowBatch, method: OutputDistillation, teacher: nn.Module | None
+    net: nn.Module, batch: FlowBatch, method: DistillationMethod, teacher: nn.Module | None, progress: float = 1.0
 ) -> dict[str, Tensor]:
     """One forward pass of the student (and the teacher, when the method asks for it) -> the method's named losses.
 
     net: the network or its data-parallel wrapper. Both networks see the same points; where their level sizes agree they
-    share one geometry, computed once.
+    share one geometry, computed once. progress: part of the training that is done.
     """
     student = distributed.unwrapped(net)
     geometry = student.geometry(batch.xyz1, batch.xyz2)
-    output = net(batch.xyz1, batch.xyz2, geometry)
+    with_features = bool(method.features)
+    output = net(batch.xyz1, batch.xyz2, geometry, return_features=with_features)
     targets = gather_levels(batch.flow, output.indices1) if method.needs_ground_truth else None
-    teacher_flows = None
+    teacher_prediction = None
     if method.needs_teacher:
         points = batch.xyz1.shape[1]
         shared = geometry if teacher.sizes_for(points) == student.sizes_for(points) else None
         with torch.no_grad():
-            teacher_flows = teacher(batch.xyz1, batch.xyz2, shared).flows
-    return method(output.flows, teacher_flows, targets)
+            teacher_output = teacher(batch.xyz1, batch.xyz2, shared, return_features=with_features)
+        teacher_prediction = _prediction(teacher_output)
+    context = DistillationContext(
+        _prediction(output), teacher_prediction, targets, batch.xyz1, output.indices1, progress
+    )
+    with torch.autocast(batch.xyz1.device.type, enabled=False):  # losses in full precision
+        return method(context)
 
+
+def _prediction(output: FlowOutput) -> Prediction:
+    """Flows and features in the precision of the coordinates."""
+    dtype = output.flows[0].dtype
+    return Prediction(output.flows, {name: feature.to(dtype) for name, feature in output.features.items()})
+
+
+# short name, for --student -> name in models.MODELS
+STUDENTS = {
+    "half": "student",
+    "half-all": "student-half-all",
+    "quarter": "student-quarter",
+    "tiny": "student-tiny",
+}
 
 TASKS = {
     "scene-flow": Task(
         name="scene-flow",
         datasets=tuple(DATASETS),
         teacher="teacher",
-        student="student",
-        methods=METHODS,
+        students=STUDENTS,
         open_pairs=open_flow_pairs,
         collate=collate,
         losses=flow_losses,

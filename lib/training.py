@@ -16,6 +16,7 @@ from lib.cli import flags_record, session
 from lib.engine import Recipe, Trainer
 from lib.loading import SampleStream, steps_for
 from lib.log import RunFolder, metrics_line, say
+from lib.losses.distill import Selection, Setting
 from lib.ops.errors import InputError
 from lib.provenance import provenance
 from lib.tasks import Task
@@ -23,12 +24,12 @@ from models import build_model, count_parameters, load_model
 
 
 def run_training(
-    task: Task, args: Any, script: str, network: str, method: Any, teacher: Path | None = None, **options: Any
+    task: Task, args: Any, script: str, network: str, methods: Selection, teacher: Path | None = None, **options: Any
 ) -> int:
-    """Trains ``network`` (built with ``options``) under ``method`` as the flags say; returns the exit status.
+    """Trains ``network`` (built with ``options``) under ``methods`` as the flags say; returns the exit status.
 
-    teacher: the checkpoint of the teacher, needed when the method asks for one. Flags, data folders and teacher are
-    checked before the run's folder is made. Raises InputError for whatever is wrong.
+    teacher: the checkpoint of the teacher, needed when one of the methods asks for one. Flags, data folders and
+    teacher are checked before the run's folder is made. Raises InputError for whatever is wrong.
     """
     with session(args, args.seed) as device:
         train, validation = (
@@ -57,10 +58,14 @@ def run_training(
             "batch_size": recipe.batch_size,
             "seed": args.seed,
         }
-        teacher_net = None
-        if method.needs_teacher:
+        facts |= methods.facts()
+        teacher_net, teacher_widths = None, None
+        if methods.teacher_users:
             teacher_net = frozen(load_model(teacher)).to(device)
-            facts |= {"gamma": method.gamma, "final_only": method.final_only, "teacher": _teacher_facts(teacher)}
+            teacher_widths = teacher_net.feature_widths()
+            facts |= {"teacher": _teacher_facts(teacher)}
+        batch = recipe.batch_size // distributed.world_size()
+        method = methods.build(Setting(net.feature_widths(), teacher_widths, batch)).to(device)
 
         run = RunFolder(args.out)
         trainer = Trainer(
@@ -77,6 +82,7 @@ def run_training(
             run,
             device,
             facts,
+            adapters=method,
         )
         if args.resume and run.config.exists() and run.last.exists():
             _check_unchanged(run.last, facts)

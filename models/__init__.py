@@ -24,15 +24,23 @@ __all__ = [
     "synchronise_batch_norm",
 ]
 
+HALF = {"pyramid": (16, 32, 64, 128, 128), "bottleneck": 2}
+HALF_PREDICTORS = {"predictor": (64, 64, 64, 32)}
+QUARTER = {"pyramid": (8, 16, 32, 64, 64), "bottleneck": 2, "context": (16, 16, 32, 32), **HALF_PREDICTORS}
+TINY = {"pyramid": (8, 16, 32, 32, 32), "bottleneck": 2, "context": (8, 8, 16, 16), "predictor": (32, 32, 32, 16)}
+
 # name -> (class, options); keyword options of build_model override these
 MODELS = {
-    "teacher": (BiPointFlowNet, {}),
-    "student": (BiPointFlowNet, {"pyramid": (16, 32, 64, 128, 128), "bottleneck": 2}),
+    "teacher": (BiPointFlowNet, {}),  # 7.96 M parameters
+    "student": (BiPointFlowNet, HALF),  # 3.71 M, that of the reports
+    "student-half-all": (BiPointFlowNet, {**HALF, **HALF_PREDICTORS}),  # 2.04 M
+    "student-quarter": (BiPointFlowNet, QUARTER),  # 0.95 M
+    "student-tiny": (BiPointFlowNet, TINY),  # 0.32 M
 }
 
 
 def build_model(name: str, **options) -> nn.Module:
-    """A new network, randomly initialised: "teacher" (7.96 M parameters) or "student" (3.71 M).
+    """A new network of ``MODELS``, randomly initialised.
 
     ``options`` override its widths; ``models.bi_pointflownet.Widths`` lists them.
     Raises InputError for an unknown name, an unknown option or an impossible value.

@@ -174,6 +174,13 @@ class BiPointFlowNet(nn.Module):
         """Points at levels 0..4 for a cloud of ``points``. Raises InputError when the cloud is too small."""
         return level_sizes(points, self.options["sizes"])
 
+    def feature_widths(self) -> dict[str, int]:
+        """Width of every feature of ``forward`` that belongs to the source's points of a level that has a flow."""
+        w, last = self.options["pyramid"], self.options["predictor"][-1]
+        levels = range(FLOW_LEVELS)
+        widths = {f"{family}/{level}": w[level] for family in ("pyramid1", "embedding") for level in levels}
+        return widths | {f"predictor/{level}": last for level in levels}
+
     def geometry(self, xyz1: Tensor, xyz2: Tensor) -> PairGeometry:
         """Sampling and neighbours of a pair, to be shared with any network whose ``sizes_for`` agree.
 
@@ -200,7 +207,7 @@ class BiPointFlowNet(nn.Module):
             return_features: fill ``features`` of the output:
                 "pyramid1/l", "pyramid2/l" (l = 0..4) pyramid features of source and target (B, N_l, w_l);
                 "embedding/l" (l = 0..3) flow embedding (B, N_l, w_l);
-                "predictor/l" (l = 0..3) predictor features (B, N_l, 64).
+                "predictor/l" (l = 0..3) predictor features (B, N_l, last width of ``predictor``: 64 in the teacher).
 
         Returns:
             FlowOutput; ``flows[0]`` is the flow of every source point, (B, N, 3) in metres.

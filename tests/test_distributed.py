@@ -28,7 +28,9 @@ def test_two_processes_equal_one_after_five_steps(data, tmp_path):
     for launcher, out in (([sys.executable], tmp_path / "one"), (TORCHRUN, tmp_path / "two")):
         result = start(launcher, "tests/train_in_float64.py", data, 5, out)
         assert result.returncode == 0, result.stderr
-    one, two = (load(tmp_path / name / "last.pt")["model"]["state_dict"] for name in ("one", "two"))
+    files = [load(tmp_path / name / "last.pt") for name in ("one", "two")]
+    one, two = (file["model"]["state_dict"] | file["resume"]["adapters"] for file in files)
+    assert len(files[0]["resume"]["adapters"]) == 2 * (1 + 2), "one layer of multiscale and two of self"
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
     assert max((two[name] - one[name]).abs().max().item() for name in one) < 1e-9

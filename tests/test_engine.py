@@ -281,8 +281,8 @@ class _Counting(nn.Module):
         self.own += 1
         return self.net.geometry(xyz1, xyz2)
 
-    def forward(self, xyz1, xyz2, geometry=None):
-        return self.net(xyz1, xyz2, geometry or self.geometry(xyz1, xyz2))
+    def forward(self, xyz1, xyz2, geometry=None, return_features=False):
+        return self.net(xyz1, xyz2, geometry or self.geometry(xyz1, xyz2), return_features)
 
 
 def test_teacher_and_student_share_one_geometry_when_their_levels_agree(data):
@@ -301,9 +301,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(data, tmp_path, k
     trainer = trainer_for(data, tmp_path, Recipe(**{**vars(RECIPE), "save_every": 1}))
     plain, steps = trainer.losses, []
 
-    def breaks_at_step_5(net, batch):
+    def breaks_at_step_5(net, batch, progress):
         steps.append(batch.names)
-        losses = plain(net, batch)
+        losses = plain(net, batch, progress=progress)
         if len(steps) == 5:
             # sqrt(0) has the value 0 and an infinite slope
             extra = math.inf if kind == "loss" else (next(net.parameters()) * 0).sum().sqrt()

@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from lib.losses import ALPHAS, gather_levels, multiscale_loss
-from lib.losses.distill import METHODS, OutputDistillation, output_distillation
+from lib.losses.distill import DistillationContext, OutputDistillation, Prediction, output_distillation
 from lib.ops.errors import InputError
 
 
 def levels(batch: int = 2, sizes: tuple[int, ...] = (8, 4, 3, 2), seed: int = 0, dtype=torch.float32) -> list:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(batch, n, 3, generator=generator, dtype=dtype) for n in sizes]
+
+
+def context(student: list, teacher: list | None, targets: list | None) -> DistillationContext:
+    return DistillationContext(Prediction(student), teacher and Prediction(teacher), targets)
 
 
 def test_gather_levels_follows_the_chain():
@@ -70,7 +74,7 @@ def test_output_distillation_is_the_same_distance_to_the_teacher():
 @pytest.mark.parametrize("gamma", [0.1, 0.3, 0.5, 0.7])
 def test_output_method_mixes_both_terms(gamma):
     student, teacher, targets = levels(), levels(seed=1), levels(seed=2)
-    losses = METHODS["output"](gamma)(student, teacher, targets)
+    losses = OutputDistillation(gamma)(context(student, teacher, targets))
     assert list(losses) == ["loss", "loss_gt", "loss_kd"]
     expected = gamma * multiscale_loss(student, teacher) + (1 - gamma) * multiscale_loss(student, targets)
     assert torch.allclose(losses["loss"], expected)
@@ -79,7 +83,7 @@ def test_output_method_mixes_both_terms(gamma):
 def test_gamma_0_is_exactly_the_ground_truth_loss_and_takes_no_teacher():
     method = OutputDistillation(0.0)
     student, targets = [flow.requires_grad_() for flow in levels()], levels(seed=2)
-    losses = method(student, None, targets)
+    losses = method(context(student, None, targets))
     assert (method.needs_teacher, method.needs_ground_truth) == (False, True)
     assert "loss_kd" not in losses and torch.equal(losses["loss"], multiscale_loss(student, targets))
 
@@ -87,14 +91,14 @@ def test_gamma_0_is_exactly_the_ground_truth_loss_and_takes_no_teacher():
 def test_gamma_1_is_exactly_the_teacher_loss_and_takes_no_ground_truth():
     method = OutputDistillation(1.0)
     student, teacher = levels(), levels(seed=1)
-    losses = method(student, teacher, None)
+    losses = method(context(student, teacher, None))
     assert (method.needs_teacher, method.needs_ground_truth) == (True, False)
     assert "loss_gt" not in losses and torch.equal(losses["loss"], multiscale_loss(student, teacher))
 
 
 def test_no_gradient_reaches_the_teacher():
     student, teacher = ([flow.requires_grad_() for flow in levels(seed=seed)] for seed in (0, 1))
-    OutputDistillation(0.5)(student, teacher, levels(seed=2))["loss"].backward()
+    OutputDistillation(0.5)(context(student, teacher, levels(seed=2)))["loss"].backward()
     assert all(flow.grad is not None for flow in student) and all(flow.grad is None for flow in teacher)
 
 

@@ -14,7 +14,7 @@ from lib.datasets.pairs import collate
 from lib.engine import Recipe, Trainer, seed_everything
 from lib.evaluation import Score
 from lib.log import RunFolder
-from lib.losses.distill import OutputDistillation
+from lib.losses.distill import Setting, parse_distill
 from lib.tasks import TASKS, open_flow_pairs
 from models import build_model
 
@@ -29,16 +29,18 @@ def main(data: str, steps: int, out: str) -> None:
     distributed.start(device)
     seed_everything(0, device)
     net = build_model("student", pyramid=(8, 8, 16, 16, 16)).double()
-    teacher = build_model("teacher", pyramid=(8, 8, 16, 16, 16)).double().eval()
+    teacher = build_model("teacher", pyramid=(8, 16, 16, 16, 16)).double().eval()
+    setting = Setting(net.feature_widths(), teacher.feature_widths(), 4 // distributed.world_size())
+    method = parse_distill("output:0.3,multiscale,self").build(setting).double()  # all of them means over the batch
     pairs = open_flow_pairs("ft3d", "train", Path(data), "full", None, 128, augment="on")
     recipe = Recipe(
         steps=steps, batch_size=4, lr=1e-3, lr_step=80, lr_gamma=0.5, lr_min=1e-5, weight_decay=1e-4, seed=0
     )
     Path(out).mkdir(exist_ok=True)
-    losses = partial(task.losses, method=OutputDistillation(0.3), teacher=teacher)
+    losses = partial(task.losses, method=method, teacher=teacher)
     trainer = Trainer(
         net, losses, pairs, collate_float64, lambda net, interrupted: Score({"EPE3D": 1.0}, [], 0.0), "EPE3D",
-        task.units, recipe, RunFolder(Path(out)), device, {},
+        task.units, recipe, RunFolder(Path(out)), device, {}, method,
     )  # fmt: skip
     trainer.run()
     distributed.finish()

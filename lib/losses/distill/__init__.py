@@ -1,7 +1,20 @@
-"""Distillation methods, one file each: a class whose call returns a dict of named losses."""
+"""Distillation methods, one file each: a module whose call returns a dict of named losses."""
 
+from lib.losses.distill.context import DistillationContext, Prediction
+from lib.losses.distill.method import DistillationMethod, Setting
 from lib.losses.distill.output import OutputDistillation, output_distillation
+from lib.losses.distill.selection import METHODS, Distillation, Selection, Term, parse_distill
 
-METHODS = {"output": OutputDistillation}
-
-__all__ = ["METHODS", "OutputDistillation", "output_distillation"]
+__all__ = [
+    "METHODS",
+    "Distillation",
+    "DistillationContext",
+    "DistillationMethod",
+    "OutputDistillation",
+    "Prediction",
+    "Selection",
+    "Setting",
+    "Term",
+    "output_distillation",
+    "parse_distill",
+]

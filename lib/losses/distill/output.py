@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lib.losses.distill.context import DistillationContext
+from lib.losses.distill.method import DistillationMethod
 from lib.losses.multiscale import ALPHAS, multiscale_loss
 from lib.ops.errors import InputError
 
@@ -31,14 +33,18 @@ def output_distillation(
     return multiscale_loss(student, teacher, ALPHAS[:levels])
 
 
-class OutputDistillation:
+class OutputDistillation(DistillationMethod):
     """The loss of a student under output distillation. A term of weight 0 is neither computed nor returned.
 
     gamma: weight of the teacher, 0 (ground truth alone) to 1 (teacher alone). final_only: L_KD at the finest level
     only. Raises InputError for gamma outside [0, 1].
     """
 
+    name = "output"
+    weight = 0.3  # the default gamma
+
     def __init__(self, gamma: float, final_only: bool = False):
+        super().__init__()
         if not 0.0 <= gamma <= 1.0:  # also catches NaN
             raise InputError(f"gamma must be in [0, 1] (0: ground truth alone, 1: teacher alone), got {gamma:g}")
         self.gamma = gamma
@@ -52,19 +58,17 @@ class OutputDistillation:
     def needs_ground_truth(self) -> bool:
         return self.gamma < 1.0
 
-    def __call__(
-        self, student_flows: Sequence[Tensor], teacher_flows: Sequence[Tensor] | None, targets: Sequence[Tensor] | None
-    ) -> dict[str, Tensor]:
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         """Named scalars: "loss", the one to minimise, and its parts "loss_gt" and "loss_kd", unweighted.
 
-        student_flows[l], teacher_flows[l], targets[l]: (B, N_l, 3), metres; teacher_flows may be None at gamma 0,
-        targets at gamma 1.
+        The teacher's flows may be missing at gamma 0, the targets at gamma 1.
         """
+        flows = context.student.flows
         if not self.needs_teacher:
-            loss_gt = multiscale_loss(student_flows, targets)
+            loss_gt = multiscale_loss(flows, context.targets)
             return {"loss": loss_gt, "loss_gt": loss_gt}
-        loss_kd = output_distillation(student_flows, teacher_flows, self.final_only)
+        loss_kd = output_distillation(flows, context.teacher.flows, self.final_only)
         if not self.needs_ground_truth:
             return {"loss": loss_kd, "loss_kd": loss_kd}
-        loss_gt = multiscale_loss(student_flows, targets)
+        loss_gt = multiscale_loss(flows, context.targets)
         return {"loss": self.gamma * loss_kd + (1.0 - self.gamma) * loss_gt, "loss_gt": loss_gt, "loss_kd": loss_kd}

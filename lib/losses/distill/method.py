@@ -1,0 +1,68 @@
+"""What all distillation methods have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lib.losses.distill.context import DistillationContext
+from lib.losses.multiscale import ALPHAS
+from lib.ops.errors import InputError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is built for."""
+
+    student: Mapping[str, int]  # width of every feature of the student, by name
+    teacher: Mapping[str, int] | None  # the same of the teacher, None without one
+    batch: int  # scenes a step in this process
+
+
+class DistillationMethod(nn.Module):
+    """A term of the loss. It owns what it trains besides the student, which no saved student contains.
+
+    A call with a ``DistillationContext`` returns named scalars; the one under ``name`` is the term, before its weight
+    in the total loss, the others are its parts, for the log. Apart from ``output``, a method is built from a
+    ``Setting`` and, where it has a default ``place``, from the place of the features that it compares: a family of
+    them ("predictor": levels 0..3) or one ("predictor/1").
+    """
+
+    name: str
+    weight = 1.0  # default weight in the total loss
+    place: str | None = None  # default; None: compares no features of a chosen place
+    needs_teacher = True
+    needs_ground_truth = False
+    ground_truth_share = 0.0  # part of the ground truth's weight, at levels 1..3, that a term of weight 1 takes over
+
+    def __init__(self, features: tuple[str, ...] = ()):
+        super().__init__()
+        self.features = features  # names that the networks must return
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+def features_at(place: str, setting: Setting) -> tuple[str, ...]:
+    """Names of the features that ``place`` means. Raises InputError when student or teacher lacks one."""
+    names = (place,) if "/" in place else tuple(f"{place}/{level}" for level in range(len(ALPHAS)))
+    for whose, widths in (("student", setting.student), ("teacher", setting.teacher)):
+        for name in names:
+            if widths is not None and name not in widths:
+                raise InputError(f"the {whose} has no feature {name}: choose a place of {', '.join(widths)}")
+    return names
+
+
+def level_of(name: str) -> int:
+    """The level of a feature: 2 for "predictor/2"."""
+    return int(name.rsplit("/", 1)[1])
+
+
+def adapter(inputs: int, outputs: int) -> nn.Module:
+    """A 1x1 layer between features of different widths; nothing where they are equal."""
+    return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
+
+
+def adapters(names: tuple[str, ...], setting: Setting) -> nn.ModuleDict:
+    """One ``adapter`` from the student's to the teacher's width for each feature."""
+    return nn.ModuleDict({name: adapter(setting.student[name], setting.teacher[name]) for name in names})

@@ -1,0 +1,51 @@
+"""Distillation by Pearson correlation (PKD, Cao et al., NeurIPS 2022): scale and offset of a channel do not count."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lib.losses.distill.context import DistillationContext
+from lib.losses.distill.method import DistillationMethod, Setting, adapters, features_at
+
+EPSILON = 1e-6  # added to the standard deviation
+
+
+def pearson_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Sum over levels of half the mean squared difference of the standardised features: a scalar.
+
+    Equals the sum of (1 - Pearson's r, averaged over channels) times (n - 1) / n for n = B N_l rows.
+    student[l], teacher[l]: (B, N_l, C_l). No gradient reaches the teacher.
+    """
+    terms = [
+        0.5 * (_standardised(s) - _standardised(t.detach())).square().mean()
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _standardised(features: Tensor) -> Tensor:
+    """(B, N, C) -> (B N, C): each channel with mean 0 and standard deviation 1 over batch and points together."""
+    rows = features.flatten(0, 1)
+    rows = rows - rows.mean(0)
+    variance = rows.square().sum(0) / (len(rows) - 1)
+    varies = variance > 0  # the square root has no slope at the variance 0 of a constant channel
+    deviation = torch.where(varies, variance, 1.0).sqrt() * varies
+    return rows / (deviation + EPSILON)
+
+
+class PearsonDistillation(DistillationMethod):
+    """The Pearson loss. Where the widths differ the student's features pass a learned 1x1 adapter."""
+
+    name = "pkd"
+    weight = 6.0  # of the paper's detectors with a feature pyramid
+    place = "predictor"
+
+    def __init__(self, setting: Setting, place: str = place):
+        super().__init__(features_at(place, setting))
+        self.adapters = adapters(self.features, setting)
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        pairs = [context.pair(name) for name in self.features]
+        student = [self.adapters[name](s) for name, (s, _) in zip(self.features, pairs, strict=True)]
+        return {"pkd": pearson_loss(student, [t for _, t in pairs])}

@@ -1,0 +1,99 @@
+"""PointDistiller (Zhang et al., CVPR 2023): local structure around the points that matter most to the teacher."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.losses.distill.context import DistillationContext
+from lib.losses.distill.method import DistillationMethod, Setting, features_at
+from lib.ops import gather
+from lib.ops.errors import InputError
+
+KEPT = 512  # points a cloud (our choice)
+NEIGHBOURS = 32  # our choice
+TEMPERATURE = 1.0  # tau of the re-weighting (our choice)
+
+
+def important_points(teacher: Tensor, count: int = KEPT) -> Tensor:
+    """The points with the largest maximum over channels: teacher (B, N, C) -> (B, min(N, count)) int64.
+
+    Most important first; equal ones in the order of their indices.
+    """
+    return teacher.amax(2).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def feature_neighbours(teacher: Tensor, kept: Tensor, count: int = NEIGHBOURS) -> Tensor:
+    """The nearest points, in the teacher's feature space, of the kept ones, which themselves count.
+
+    teacher (B, N, C), kept (B, n) int64 -> (B, n, min(N, count)) int64 into N.
+    """
+    distance = torch.cdist(gather(teacher, kept), teacher, compute_mode="donot_use_mm_for_euclid_dist")  # (B, n, N)
+    return distance.topk(min(count, teacher.shape[1]), dim=2, largest=False).indices
+
+
+def importance_weights(teacher_graph: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """phi: softmax over the kept points of (maximum over channels / temperature), without gradient.
+
+    teacher_graph (B, n, C): the teacher's graph features -> (B, n), rows sum to 1.
+    """
+    return torch.softmax(teacher_graph.detach().amax(2) / temperature, dim=1)
+
+
+def graph_loss(student_graph: Tensor, teacher_graph: Tensor, weights: Tensor) -> Tensor:
+    """2 mean(n phi_i (G^T_i - G^S_i)^2): a scalar. Graph features (B, n, C), weights phi (B, n)."""
+    points = student_graph.shape[1]
+    return 2 * (points * weights.unsqueeze(2) * (teacher_graph - student_graph).square()).mean()
+
+
+class GraphLayer(nn.Module):
+    """max over neighbours j of ReLU(BatchNorm(W [z_j; z_i])): (B, N, C), kept (B, n), near (B, n, K) -> (B, n, C').
+
+    The normalisation always uses the statistics of this process's batch and keeps no running ones.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        # W [z_j; z_i] = W_a z_j + W_b z_i, projected per point instead of per pair
+        self.neighbour = nn.Linear(inputs, outputs, bias=False)
+        self.centre = nn.Linear(inputs, outputs, bias=False)
+        self.norm = nn.BatchNorm1d(outputs, track_running_stats=False)
+
+    def forward(self, features: Tensor, kept: Tensor, near: Tensor) -> Tensor:
+        edges = gather(self.neighbour(features), near) + self.centre(gather(features, kept)).unsqueeze(2)
+        rows = self.norm(edges.flatten(0, 2))  # (B n K, C')
+        return F.relu(rows).view(edges.shape).amax(2)
+
+
+class PointDistiller(DistillationMethod):
+    """Graph features of the kept points, by a learned layer for each network, compared under the weights phi.
+
+    reweight False gives every kept point the same weight. freeze_teacher True keeps the teacher's graph layer as it was
+    initialised; otherwise it is trained as well, and could lower the loss by giving up detail.
+    """
+
+    name = "pointdistiller"
+    place = "pyramid1/1"
+
+    def __init__(self, setting: Setting, place: str = place, reweight: bool = True, freeze_teacher: bool = False):
+        names = features_at(place, setting)
+        if len(names) != 1:
+            raise InputError(
+                f"pointdistiller compares the features of one level: choose pointdistiller@{place}/1, for example"
+            )
+        super().__init__(names)
+        width = setting.student[place]
+        self.reweight = reweight
+        self.student_graph = GraphLayer(width, width)
+        self.teacher_graph = GraphLayer(setting.teacher[place], width).requires_grad_(not freeze_teacher)
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        student, teacher = context.pair(self.features[0])
+        kept = important_points(teacher)
+        near = feature_neighbours(teacher, kept)
+        student_graph = self.student_graph(student, kept, near)
+        teacher_graph = self.teacher_graph(teacher, kept, near)
+        if self.reweight:
+            weights = importance_weights(teacher_graph)
+        else:
+            weights = torch.full(kept.shape, 1 / kept.shape[1], dtype=student.dtype, device=student.device)
+        return {"pointdistiller": graph_loss(student_graph, teacher_graph, weights)}

@@ -1,0 +1,118 @@
+"""Relational distillation (RKD, Park et al., CVPR 2019) for points: how points lie to each other in feature space.
+
+Anchors, their neighbours in space, the level weights and the flow relation are our adaptation to point clouds.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.losses.distill.context import DistillationContext
+from lib.losses.distill.method import DistillationMethod, Setting, features_at, level_of
+from lib.ops import gather, knn
+from lib.ops.errors import InputError
+
+ANCHORS = 256  # points a cloud and level between which distances are compared
+ANGLE_ANCHORS = 64  # of these, where angles are compared ...
+NEIGHBOURS = 8  # ... between the directions to so many nearest points in space
+LEVEL_WEIGHTS = (0.25, 0.5, 1.0, 1.0)
+ANGLE_WEIGHT = 2.0  # of the paper; distances: 1
+FLOW_BETA = 0.05  # metres
+
+
+def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean_ij h(d^S_ij / mu^S - d^T_ij / mu^T): a scalar without unit, h the Huber function with beta 1.
+
+    d_ij: distance of the features of anchors i and j; mu: mean of the positive ones in the cloud.
+    student (B, M, C_S), teacher (B, M, C_T), the widths are free. No gradient reaches the teacher.
+    """
+    return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher.detach()))
+
+
+def _relative_distances(features: Tensor) -> Tensor:
+    """(B, M, C) -> (B, M, M), in units of the mean positive distance of the cloud; slope 0 at distance 0."""
+    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    positive = (distance > 0).sum((1, 2)).clamp_min(1)  # (B,)
+    mean = distance.sum((1, 2)) / positive
+    return distance / torch.where(mean > 0, mean, 1.0).view(-1, 1, 1)
+
+
+def angle_loss(student: Tensor, teacher: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
+    """mean h(cos^S - cos^T) over the angles at each anchor between the differences to two of its neighbours: a scalar.
+
+    student (B, N, C_S), teacher (B, N, C_T); anchors (B, A), neighbours (B, A, K) int64 into N. h: Huber, beta 1.
+    No gradient reaches the teacher.
+    """
+    return F.smooth_l1_loss(_cosines(student, anchors, neighbours), _cosines(teacher.detach(), anchors, neighbours))
+
+
+def _cosines(features: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
+    """(B, A, K, K): cosines of the angles at the anchors; 0 where a neighbour's features equal the anchor's."""
+    offset = gather(features, neighbours) - gather(features, anchors).unsqueeze(2)  # (B, A, K, C)
+    length = torch.linalg.vector_norm(offset, dim=3, keepdim=True)
+    direction = offset / torch.where(length > 0, length, 1.0)
+    return direction @ direction.transpose(2, 3)
+
+
+def flow_relation_loss(student: Tensor, teacher: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
+    """mean h(||f^S_i - f^S_j|| - ||f^T_i - f^T_j||) over neighbours i, j in space, in metres: rewards local rigidity.
+
+    student, teacher (B, N, 3) flows, metres; anchors (B, A), neighbours (B, A, K) int64 into N. h: Huber, beta 0.05 m.
+    No gradient reaches the teacher.
+    """
+    lengths = [
+        # (B, A, K, 3) - (B, A, 1, 3) -> (B, A, K); torch's norm has the subgradient 0 at 0
+        torch.linalg.vector_norm(gather(flow, neighbours) - gather(flow, anchors).unsqueeze(2), dim=3)
+        for flow in (student, teacher.detach())
+    ]
+    return F.smooth_l1_loss(*lengths, beta=FLOW_BETA)
+
+
+def draw_anchors(xyz: Tensor, count: int = ANCHORS) -> Tensor:
+    """At most ``count`` different points of each cloud (B, N, 3) at random: (B, min(N, count)) int64.
+
+    From torch's generator on the CPU, on every device.
+    """
+    batch, points, _ = xyz.shape
+    return torch.rand(batch, points).argsort(1)[:, :count].to(xyz.device)
+
+
+def spatial_neighbours(xyz: Tensor, anchors: Tensor, count: int = NEIGHBOURS) -> Tensor:
+    """The nearest other points of each anchor: xyz (B, N, 3) metres, anchors (B, A) -> (B, A, min(N - 1, count)).
+
+    Raises InputError when the cloud has a single point.
+    """
+    if xyz.shape[1] < 2:
+        raise InputError("rkd compares points with their neighbours: every level needs at least 2 points")
+    return knn(gather(xyz, anchors), xyz, min(count + 1, xyz.shape[1]))[:, :, 1:]  # the nearest is the anchor itself
+
+
+class RelationalDistillation(DistillationMethod):
+    """Distances and angles in the features of each level, and the relation of neighbouring flows at the finest."""
+
+    name = "rkd"
+    place = "pyramid1"
+
+    def __init__(self, setting: Setting, place: str = place):
+        super().__init__(features_at(place, setting))
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        distance, angle = [], []
+        for name in self.features:
+            level = level_of(name)
+            student, teacher = context.pair(name)
+            anchors = draw_anchors(context.xyz[level])
+            corners = anchors[:, :ANGLE_ANCHORS]
+            neighbours = spatial_neighbours(context.xyz[level], corners)
+            weight = LEVEL_WEIGHTS[level]
+            distance.append(weight * distance_loss(gather(student, anchors), gather(teacher, anchors)))
+            angle.append(weight * angle_loss(student, teacher, corners, neighbours))
+        anchors = draw_anchors(context.xyz[0])
+        neighbours = spatial_neighbours(context.xyz[0], anchors)
+        parts = {
+            "rkd_distance": torch.stack(distance).sum(),
+            "rkd_angle": torch.stack(angle).sum(),
+            "rkd_flow": flow_relation_loss(context.student.flows[0], context.teacher.flows[0], anchors, neighbours),
+        }
+        total = parts["rkd_distance"] + ANGLE_WEIGHT * parts["rkd_angle"] + parts["rkd_flow"]
+        return {"rkd": total, **parts}

@@ -1,0 +1,165 @@
+"""Which methods a student learns by: read from a flag, built for two networks, added up to one loss."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lib.losses.distill.context import DistillationContext
+from lib.losses.distill.hint import HintDistillation
+from lib.losses.distill.method import DistillationMethod, Setting
+from lib.losses.distill.multiscale import MultiscaleDistillation
+from lib.losses.distill.output import OutputDistillation
+from lib.losses.distill.pkd import PearsonDistillation
+from lib.losses.distill.pointdistiller import PointDistiller
+from lib.losses.distill.rkd import RelationalDistillation
+from lib.losses.distill.self_distillation import SelfDistillation
+from lib.losses.distill.semckd import SemanticCalibration
+from lib.ops.errors import InputError
+
+METHODS = {
+    "output": OutputDistillation,
+    "hint": HintDistillation,
+    "multiscale": MultiscaleDistillation,
+    "pkd": PearsonDistillation,
+    "semckd": SemanticCalibration,
+    "rkd": RelationalDistillation,
+    "pointdistiller": PointDistiller,
+    "self": SelfDistillation,
+}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One entry of --distill: NAME[@PLACE][:WEIGHT]."""
+
+    name: str
+    weight: float
+    place: str | None = None  # None: the method's own
+
+    def __str__(self) -> str:
+        return f"{self.name}{f'@{self.place}' if self.place else ''}:{self.weight:g}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The methods of a run. ``terms`` come on top of output distillation; those of weight 0 are left out.
+
+    Raises InputError for gamma outside [0, 1].
+    """
+
+    gamma: float = 0.0
+    final_only: bool = False
+    terms: tuple[Term, ...] = ()
+
+    def __post_init__(self) -> None:
+        OutputDistillation(self.gamma)
+
+    @property
+    def teacher_users(self) -> list[str]:
+        """What needs a teacher, in words for the user."""
+        output = [f"gamma {self.gamma:g}"] if self.gamma > 0 else []
+        return output + [term.name for term in self.terms if METHODS[term.name].needs_teacher]
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says about the loss it was trained by."""
+        return {"gamma": self.gamma, "final_only": self.final_only, "distill": [str(term) for term in self.terms]}
+
+    def build(self, setting: Setting) -> "Distillation":
+        """The loss, with new adapters. Raises InputError when a method does not fit the networks or the other ones."""
+        output = OutputDistillation(self.gamma, self.final_only)
+        methods = []
+        for term in self.terms:
+            place = () if term.place is None else (term.place,)
+            methods.append(METHODS[term.name](setting, *place))
+        return Distillation(output, methods, [term.weight for term in self.terms])
+
+
+class Distillation(DistillationMethod):
+    """Output distillation's loss plus weighted terms of other methods; every term is returned under its name."""
+
+    name = "distillation"
+
+    def __init__(self, output: OutputDistillation, methods: Sequence[DistillationMethod], weights: Sequence[float]):
+        names = dict.fromkeys(name for method in methods for name in method.features)  # each once, in order
+        super().__init__(tuple(names))
+        self.output, self.weights = output, tuple(weights)
+        self.methods = nn.ModuleList(methods)
+        shares = [weight * method.ground_truth_share for weight, method in zip(weights, methods, strict=True)]
+        if sum(shares) > 1.0 - output.gamma:
+            taking = ", ".join(method.name for method, share in zip(methods, shares, strict=True) if share > 0)
+            raise InputError(
+                f"{taking} takes over {sum(shares):g} of the ground truth's weight, which is {1 - output.gamma:g} at "
+                f"gamma {output.gamma:g}: lower gamma or the weight of {taking}"
+            )
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(method.needs_teacher for method in (self.output, *self.methods))
+
+    @property
+    def needs_ground_truth(self) -> bool:
+        return any(method.needs_ground_truth for method in (self.output, *self.methods))
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        """Named scalars: "loss", the one to minimise; its parts, each without its weight."""
+        losses = dict(self.output(context))
+        for weight, method in zip(self.weights, self.methods, strict=True):
+            terms = method(context)
+            losses["loss"] = losses["loss"] + weight * terms[method.name]
+            losses |= terms
+        return losses
+
+
+def parse_distill(text: str | None, gamma: float | None = None, final_only: bool = False) -> Selection:
+    """The methods that --distill and --gamma ask for together.
+
+    text: entries NAME[@PLACE][:WEIGHT] with commas between, each method at most once; without weight or place those of
+    the method. None means "output". The weight of ``output`` is gamma, which may be given either way; without an entry
+    ``output`` gamma is 0. Raises InputError for whatever cannot be understood or contradicts itself.
+    """
+    entries = [_parse_entry(entry.strip()) for entry in ("output" if text is None else text).split(",")]
+    names = [name for name, _, _ in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--distill {text}: {name} is named twice, name each method once")
+    given = next((weight for name, _, weight in entries if name == "output"), None)
+    if "output" not in names:
+        if gamma:
+            raise InputError(
+                f"--gamma {gamma:g} is the weight of output, which --distill {text} leaves out: add output to the list"
+            )
+        gamma = 0.0
+    elif None not in (gamma, given) and gamma != given:
+        raise InputError(f"--gamma {gamma:g} and --distill {text} disagree: give the weight of output once")
+    else:
+        gamma = next(value for value in (given, gamma, OutputDistillation.weight) if value is not None)
+    terms = [
+        Term(name, METHODS[name].weight if weight is None else weight, place)
+        for name, place, weight in entries
+        if name != "output" and weight != 0
+    ]
+    return Selection(gamma, final_only, tuple(terms))
+
+
+def _parse_entry(entry: str) -> tuple[str, str | None, float | None]:
+    """(name, place or None, weight or None) of NAME[@PLACE][:WEIGHT]."""
+    head, colon, weight_text = entry.partition(":")
+    name, at, place = head.partition("@")
+    if name not in METHODS:
+        raise InputError(f"--distill has no method {name!r}: choose of {', '.join(METHODS)}")
+    if at and (not place or METHODS[name].place is None):
+        default = METHODS[name].place
+        fix = f"give one such as {name}@{default}" if default else f"{name} takes no place"
+        raise InputError(f"--distill {entry}: {fix}")
+    if not colon:
+        return name, place or None, None
+    try:
+        weight = float(weight_text)
+    except ValueError:
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise InputError(f"--distill {entry}: the weight of {name} must be a number of at least 0, got {weight_text!r}")
+    return name, place or None, weight
