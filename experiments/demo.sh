@@ -11,10 +11,10 @@ rm -rf "$RUNS"
 mkdir -p "$RUNS"
 
 python train_teacher.py --dataset synthetic-things --num-scenes 96 --num-points "$POINTS" --batch-size 4 \
-  --steps 400 --lr-step 8 --lr-gamma 0.3 --eval-every 8 --workers 1 --out "$RUNS/teacher"
+  --steps 360 --lr-step 7 --lr-gamma 0.3 --eval-every 7 --workers 1 --out "$RUNS/teacher"
 for gamma in 0.3 0; do
   python train_student.py --teacher "$RUNS/teacher/best.pt" --gamma "$gamma" --dataset synthetic-drive --num-scenes 16 \
-    --num-points "$POINTS" --batch-size 4 --steps 120 --lr-step 15 --lr-gamma 0.3 --eval-every 15 --workers 1 \
+    --num-points "$POINTS" --batch-size 4 --steps 100 --lr-step 12 --lr-gamma 0.3 --eval-every 12 --workers 1 \
     --out "$RUNS/student-gamma$gamma"
 done
 
