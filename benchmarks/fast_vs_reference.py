@@ -15,12 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from the checkout, nothing is installed
 
-import torch  # noqa: E402
-
-from lib import ops  # noqa: E402
+from lib import ops  # noqa: E402, I001 (lib first: it sets up OpenMP, as in the scripts)
 from lib.datasets import FlowPairs, open_scenes  # noqa: E402
 from lib.provenance import provenance  # noqa: E402
 from models import FlowOutput, build_model  # noqa: E402
+import torch  # noqa: E402
 
 
 def timed(net: torch.nn.Module, pair: tuple, backend: str, repeats: int) -> tuple[FlowOutput, list[float]]:
