@@ -56,8 +56,9 @@ def command(script: str, *flags: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
+    """As many threads as in this process: the order of sums, and so their last bits, depends on that number."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": path}
 
 
 def run(script: str, *flags: object, **options) -> subprocess.CompletedProcess:
