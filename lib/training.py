@@ -164,7 +164,7 @@ def _open_run(run: RunFolder, args: Any, facts: dict[str, Any]) -> None:
             config = run.read_config()
             before = config.get("provenance", {}).get("machine", {}).get("threads")
             if before != (threads := torch.get_num_threads()):
-                say(f"the run began with {before} threads and goes on with {threads}: last bits of its numbers may differ")
+                say(f"the run began with {before} threads and goes on with {threads}: last bits of numbers may differ")
             run.write_config(config | {"flags": now["flags"], "resumed": [*config["resumed"], now]})
         elif present:
             what = "add --resume to go on with it" if run.config.exists() else "it has no config.json to go on from"
