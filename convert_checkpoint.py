@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoint import file_digest, save_checkpoint, write_atomically
+from lib.checkpoint import file_digest, save_checkpoint
 from lib.cli import Parser, run_script
+from lib.files import write_atomically
 from lib.ops.errors import InputError
 from models import CHECKPOINT_FORMAT, load_model
 from models.files import read_checkpoint

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lib import distributed
-from lib.checkpoint import training_facts, write_atomically
+from lib.checkpoint import training_facts
 from lib.cli import Parser, add_data_flags, add_machine_flags, parse_data, run_script, session
 from lib.evaluation import Score
+from lib.files import write_atomically
 from lib.ops.errors import InputError
 from lib.provenance import provenance
 from lib.tasks import TASKS, Task

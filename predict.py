@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from lib.checkpoint import write_atomically
 from lib.cli import Parser, add_machine_flags, number, run_script, session
 from lib.cloud_axes import AXES, check_pair, from_project, to_project, warnings_of
 from lib.cloud_files import READERS, WRITERS, encode_flow, read_cloud
+from lib.files import write_atomically
 from lib.ops.errors import InputError
 from lib.prediction import predict_flow
 from models import load_model

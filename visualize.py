@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoint import write_atomically
 from lib.cli import Parser, add_data_flags, add_machine_flags, number, parse_data, run_script, session
+from lib.files import write_atomically
 from lib.metrics.scene_flow import scene_flow_metrics
 from lib.ops.errors import InputError
 from lib.picture import draw_flow

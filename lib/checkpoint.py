@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.files import write_atomically
 from lib.ops.errors import InputError
 from lib.provenance import PROJECT_ROOT
 from models import CHECKPOINT_FORMAT, model_record
@@ -24,39 +24,6 @@ TEACHERS = {
     "kitti": "python train_teacher.py --dataset kitti --data-root DATA",
     "synthetic": "python train_teacher.py --dataset synthetic-things",
 }
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file at once: whatever happens, it holds the old content or the new, never a part.
-
-    What is no file (a pipe, /dev/null) is written to, not replaced.
-    Raises InputError when the system refuses (full disk, no permission ...); the old file is then untouched.
-    """
-    temporary = path.with_name(path.name + ".tmp")  # same folder, so same file system: os.replace is atomic there
-    try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(data)
-            return
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save_checkpoint(path: Path, net: nn.Module, training: dict[str, Any], resume: dict[str, Any] | None = None) -> None:

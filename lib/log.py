@@ -15,7 +15,7 @@ from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from lib import distributed
-from lib.checkpoint import write_atomically
+from lib.files import write_atomically
 from lib.ops.errors import InputError
 
 

@@ -14,18 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from lib import checkpoint
 from lib.checkpoint import (
     random_state,
     read_resume,
     resolve_teacher,
     restore_random_state,
     save_checkpoint,
-    write_atomically,
 )
 from lib.datasets.pairs import collate
 from lib.engine import Recipe, Trainer, learning_rate
 from lib.evaluation import BASELINES, Interrupted, Score, evaluate, nearest_flow, zero_flow
+from lib.files import write_atomically
 from lib.loading import SampleStream, load_batches, steps_for
 from lib.log import RunFolder
 from lib.losses.distill import OutputDistillation
@@ -128,7 +127,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, fu
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, function, full)
+    monkeypatch.setattr(os, function, full)
     with pytest.raises(InputError, match=r"cannot write .*last\.pt: No space left on device"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["last.pt"]
@@ -139,7 +138,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path, function):
     path = tmp_path / "last.pt"
     write_atomically(path, b"old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from lib.checkpoint import write_atomically\n"
+        "import os, signal, sys; from pathlib import Path; from lib.files import write_atomically\n"
         f"os.{function} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomically(Path(sys.argv[1]), b'new')"
     )

@@ -15,9 +15,10 @@ MAY_IMPORT = {
     "lib.ops": set(),
     "models": {"lib.ops"},
     "lib.geometry": set(),
+    "lib.files": {"lib.ops"},
     "lib.losses": {"lib.ops"},
     "lib.metrics": {"lib.ops", "lib.geometry"},
-    "lib.datasets": {"lib.ops", "lib.geometry"},
+    "lib.datasets": {"lib.ops", "lib.geometry", "lib.files"},
 }
 OUTSIDE_OF_OPS = {"torch", "numpy", "numba", "scipy"}
 

@@ -262,7 +262,7 @@ def test_disk_full(tmp_path, message, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lib.checkpoint.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     (tmp_path / "flow.npz").write_bytes(b"an older one")
     assert message() == "cannot write flow.npz: No space left on device"
     assert (tmp_path / "flow.npz").read_bytes() == b"an older one"

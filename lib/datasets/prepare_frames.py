@@ -14,6 +14,7 @@ import numpy as np
 
 from lib.datasets import processed
 from lib.datasets.prepare_raw import Clouds, RawFrames
+from lib.files import sync_folder
 from lib.ops.errors import InputError
 
 
@@ -64,13 +65,13 @@ def write_frame(folder: Path, clouds: Clouds) -> None:
             partial.mkdir(parents=True)
             for name, cloud in zip(("pc1.npy", "pc2.npy"), clouds, strict=True):
                 _write_npy(partial / name, cloud)
-            _sync_folder(partial)
+            sync_folder(partial)
             _remove(folder)  # one that failed its check
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}; what is finished stays, start again "
                          f"to go on") from error
@@ -99,11 +100,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,6 @@
 """What all distillation methods have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -66,3 +66,20 @@ def adapter(inputs: int, outputs: int) -> nn.Module:
 def adapters(names: tuple[str, ...], setting: Setting) -> nn.ModuleDict:
     """One ``adapter`` from the student's to the teacher's width for each feature."""
     return nn.ModuleDict({name: adapter(setting.student[name], setting.teacher[name]) for name in names})
+
+
+class LevelwiseDistillation(DistillationMethod):
+    """A method that compares features level by level; where widths differ the student's pass a learned 1x1 adapter."""
+
+    def __init__(self, setting: Setting, place: str | None = None):
+        super().__init__(features_at(place or self.place, setting))
+        self.adapters = adapters(self.features, setting)
+
+    def loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """The term, a scalar. student[l], teacher[l]: (B, N_l, C_l), of one width."""
+        raise NotImplementedError
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        pairs = [context.pair(name) for name in self.features]
+        student = [self.adapters[name](s) for name, (s, _) in zip(self.features, pairs, strict=True)]
+        return {self.name: self.loss(student, [t for _, t in pairs])}

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Setting, adapters, features_at
+from lib.losses.distill.method import LevelwiseDistillation
 
 
 def multiscale_feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -17,18 +16,12 @@ def multiscale_feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]
     return torch.stack([(s - t.detach()).square().mean() for s, t in zip(student, teacher, strict=True)]).sum()
 
 
-class MultiscaleDistillation(DistillationMethod):
+class MultiscaleDistillation(LevelwiseDistillation):
     """The multi-scale feature loss. Where the widths differ the student's features pass a learned 1x1 adapter."""
 
     name = "multiscale"
     weight = 0.5  # of the paper
     place = "pyramid1"
 
-    def __init__(self, setting: Setting, place: str = place):
-        super().__init__(features_at(place, setting))
-        self.adapters = adapters(self.features, setting)
-
-    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        pairs = [context.pair(name) for name in self.features]
-        student = [self.adapters[name](s) for name, (s, _) in zip(self.features, pairs, strict=True)]
-        return {"multiscale": multiscale_feature_loss(student, [t for _, t in pairs])}
+    def loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        return multiscale_feature_loss(student, teacher)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Setting, adapters, features_at
+from lib.losses.distill.method import LevelwiseDistillation
 
 EPSILON = 1e-6  # added to the standard deviation
 
@@ -34,18 +33,12 @@ def _standardised(features: Tensor) -> Tensor:
     return rows / (deviation + EPSILON)
 
 
-class PearsonDistillation(DistillationMethod):
+class PearsonDistillation(LevelwiseDistillation):
     """The Pearson loss. Where the widths differ the student's features pass a learned 1x1 adapter."""
 
     name = "pkd"
     weight = 6.0  # of the paper's detectors with a feature pyramid
     place = "predictor"
 
-    def __init__(self, setting: Setting, place: str = place):
-        super().__init__(features_at(place, setting))
-        self.adapters = adapters(self.features, setting)
-
-    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        pairs = [context.pair(name) for name in self.features]
-        student = [self.adapters[name](s) for name, (s, _) in zip(self.features, pairs, strict=True)]
-        return {"pkd": pearson_loss(student, [t for _, t in pairs])}
+    def loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        return pearson_loss(student, teacher)
