@@ -11,6 +11,7 @@ from lib.files import write_atomically
 from lib.metrics.scene_flow import scene_flow_metrics
 from lib.ops.errors import InputError
 from lib.picture import draw_flow
+from lib.prediction import predict_flow
 from lib.tasks import TASKS, Task
 from models import load_model
 
@@ -29,11 +30,11 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--scene {args.scene}: {args.dataset} {args.split} has scenes 0 to {len(pairs) - 1}")
         pair = pairs[args.scene]
         net = load_model(args.checkpoint, device)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=args.amp == "bf16"):
-            flow = net(pair.xyz1[None].to(device), pair.xyz2[None].to(device)).flows[0][0].cpu()
-        epe = scene_flow_metrics(flow, pair.flow, pair.xyz1, pair.camera)["EPE3D"]
+        source, target = pair.xyz1.numpy(), pair.xyz2.numpy()
+        flow = predict_flow(net, source, target, device, amp=args.amp).flow
+        epe = scene_flow_metrics(torch.from_numpy(flow), pair.flow, pair.xyz1, pair.camera)["EPE3D"]
         title = f"{pair.name}: EPE3D {epe:.3f} m"
-        write_atomically(args.out, draw_flow(pair.xyz1.numpy(), pair.xyz2.numpy(), flow.numpy(), title))
+        write_atomically(args.out, draw_flow(source, target, flow, title))
         print(f"wrote {args.out}: {pair.name}, EPE3D {epe:.4f} m")
     return 0
 

@@ -99,14 +99,15 @@ def _predict(
     model: Callable[[Tensor, Tensor], FlowOutput], xyz1: Tensor, xyz2: Tensor, device: torch.device, amp: str
 ) -> tuple[Tensor, float]:
     """(finest flow (1, N, 3) in metres, seconds)."""
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
         flow = model(xyz1, xyz2).flows[0]
-    _synchronise(device)
+    synchronise(device)
     return flow, time.perf_counter() - start
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given, so that a clock may be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.evaluation import synchronise
 from models.geometry import Interpolation
 
 
@@ -35,13 +36,13 @@ def predict_flow(
     """
     everything = torch.from_numpy(source)[None].to(device)  # (1, N, 3)
     xyz1, xyz2 = (torch.from_numpy(_draw(cloud, num_points))[None].to(device) for cloud in (source, target))
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
         flow = net(xyz1, xyz2).flows[0].float()  # (1, n, 3)
     if flow.shape[1] < len(source):
         flow = Interpolation.search(everything, xyz1)(flow)  # (1, N, 3)
-    _synchronise(device)
+    synchronise(device)
     seconds = time.perf_counter() - start
     return Prediction(flow[0].cpu().numpy(), seconds)
 
@@ -50,8 +51,3 @@ def _draw(cloud: np.ndarray, num_points: int | None) -> np.ndarray:
     if num_points is None or num_points >= len(cloud):
         return cloud
     return cloud[np.random.default_rng(0).choice(len(cloud), num_points, replace=False)]
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from lib import ops
 from lib.ops import InputError
 from models.geometry import (
-    CROSS_NEIGHBOURS,
     CloudGeometry,
     Interpolation,
     Neighbourhood,
     PairGeometry,
+    cross_neighbours,
     level_sizes,
-    neighbours,
 )
 from models.layers import PointConv, PointConvDown, SharedMLP
 
@@ -45,7 +44,8 @@ class Widths:
             if len(value) != length or not all(isinstance(w, int) and w > 0 for w in value):
                 raise InputError(f"network option {name} must be {length} positive whole numbers, got {value}")
             object.__setattr__(self, name, tuple(value))
-        if not isinstance(self.bottleneck, int) or self.bottleneck < 1 or self.pyramid[0] // self.bottleneck < 1:
+        ratio = self.bottleneck
+        if not isinstance(ratio, int) or ratio < 1 or any(width % ratio for width in self.pyramid[:4]):
             raise InputError(f"network option bottleneck must divide the pyramid's widths, got {self.bottleneck}")
         if self.sizes is not None:
             level_sizes(max(self.sizes), tuple(self.sizes))
@@ -101,13 +101,14 @@ class BidirectionalFlowEmbedding(nn.Module):
         self.position2 = nn.Linear(3, width)
         self.mlp2 = nn.Linear(width, width)
 
-    def forward(self, xyz1: Tensor, xyz2: Tensor, context1: Tensor, context2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, xyz1: Tensor, xyz2: Tensor, context1: Tensor, context2: Tensor, near12: Tensor, near21: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """xyz1 (B, N, 3), xyz2 (B, M, 3) (warped) in metres, context1 (B, N, C), context2 (B, M, C).
 
+        near12 (B, N, 32) into the target and near21 (B, M, 32) into the source are the clouds' ``cross_neighbours``.
         -> augmented features f1' (B, N, w) and f2' (B, M, w), flow embedding e (B, N, w).
         """
-        near12 = neighbours(xyz1.detach(), xyz2.detach(), CROSS_NEIGHBOURS)  # (B, N, 32) into the target
-        near21 = neighbours(xyz2.detach(), xyz1.detach(), CROSS_NEIGHBOURS)  # (B, M, 32) into the source
         place1, place2 = _positions(self.position1, xyz1, xyz2)
         embedded1 = _embed(self.query(context1), self.key(context2), place1, place2, near12, self.position1, self.mlp1)
         embedded2 = _embed(self.query(context2), self.key(context1), place2, place1, near21, self.position1, self.mlp1)
@@ -225,13 +226,16 @@ class BiPointFlowNet(nn.Module):
         predicted = None  # predictor features of the level before
         for level in reversed(range(FLOW_LEVELS)):
             up1, up2 = cloud1.up[level], cloud2.up[level]
-            warped, flow_up = cloud2.xyz[level], None
+            warped, flow_up, (near12, near21) = cloud2.xyz[level], None, geometry.cross
             if level < 3:
                 flow_up = up1(flows[level + 1])  # (B, N_l, 3)
                 warped = warp(cloud1.xyz[level], cloud2.xyz[level], flow_up)
+                near12, near21 = cross_neighbours(cloud1.xyz[level], warped)
             context1 = torch.cat([pyramid1[level], self._bring_up(level, up1, above1)], dim=-1)
             context2 = torch.cat([pyramid2[level], self._bring_up(level, up2, above2)], dim=-1)
-            above1, above2, embedding = self.embedding[level](cloud1.xyz[level], warped, context1, context2)
+            above1, above2, embedding = self.embedding[level](
+                cloud1.xyz[level], warped, context1, context2, near12, near21
+            )
             parts = [pyramid1[level], embedding] if level == 3 else [pyramid1[level], up1(predicted), embedding]
             predicted, residual = self.predictor[level](torch.cat(parts, dim=-1), geometry.own[level])
             flows[level] = residual if level == 3 else residual + flow_up

@@ -40,6 +40,11 @@ def neighbours(query: Tensor, support: Tensor, k: int) -> Tensor:
     return ops.knn(query, support, min(k, support.shape[1]))
 
 
+def cross_neighbours(xyz1: Tensor, xyz2: Tensor) -> tuple[Tensor, Tensor]:
+    """Neighbours across a pair (B, N, 3), (B, M, 3): (B, N, 32) into the target, (B, M, 32) into the source."""
+    return neighbours(xyz1, xyz2, CROSS_NEIGHBOURS), neighbours(xyz2, xyz1, CROSS_NEIGHBOURS)
+
+
 @dataclass
 class Neighbourhood:
     """Neighbours of each query and where they lie."""
@@ -117,6 +122,7 @@ class PairGeometry:
     cloud2: CloudGeometry
     both: CloudGeometry | None  # the two clouds in one batch (2B), when they have the same size
     own: list[Neighbourhood]  # source points among themselves, levels 0..3
+    cross: tuple[Tensor, Tensor]  # ``cross_neighbours`` at level 3, the only level whose target is not warped
 
     @classmethod
     def build(cls, xyz1: Tensor, xyz2: Tensor, sizes1: tuple[int, ...], sizes2: tuple[int, ...]) -> "PairGeometry":
@@ -128,7 +134,7 @@ class PairGeometry:
         else:
             cloud1, cloud2 = CloudGeometry.build(xyz1, sizes1), CloudGeometry.build(xyz2, sizes2)
         own = [Neighbourhood.search(xyz, xyz, SELF_NEIGHBOURS) for xyz in cloud1.xyz[:-1]]
-        return cls(cloud1, cloud2, both, own)
+        return cls(cloud1, cloud2, both, own, cross_neighbours(cloud1.xyz[3], cloud2.xyz[3]))
 
 
 def _halves(both: CloudGeometry, batch: int) -> tuple[CloudGeometry, CloudGeometry]:

@@ -190,6 +190,7 @@ BAD_OPTIONS = [
     ({"pyramid": (16, 32)}, "network option pyramid must be 5 positive whole numbers, got (16, 32)"),
     ({"predictor": (8, 8, 8, 0)}, "network option predictor must be 4 positive whole numbers, got (8, 8, 8, 0)"),
     ({"bottleneck": 0}, "network option bottleneck must divide the pyramid's widths, got 0"),
+    ({"bottleneck": 3}, "network option bottleneck must divide the pyramid's widths, got 3"),
     (
         {"sizes": (10, 20, 5, 2)},
         "level sizes must be four falling numbers >= 1 and at most the cloud's 20, got (10, 20, 5, 2)",

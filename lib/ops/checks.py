@@ -1,5 +1,6 @@
 """What every point operation checks before it runs."""
 
+import torch
 from torch import Tensor
 
 from lib.ops.errors import InputError
@@ -31,7 +32,7 @@ def check_alike(op: str, **tensors: Tensor) -> None:
 
 def check_index(op: str, index: Tensor, values: Tensor, dims: int | None = None) -> None:
     """Raises InputError unless index is int64, of ``dims`` dimensions, and of the batch and device of values."""
-    if str(index.dtype) != "torch.int64" or (dims is not None and index.dim() != dims):
+    if index.dtype != torch.int64 or (dims is not None and index.dim() != dims):
         wanted = "int64" if dims is None else f"int64 of {dims} dimensions"
         raise InputError(f"{op}: index must be {wanted}, got {index.dtype} of shape {tuple(index.shape)}")
     if index.device != values.device or index.shape[0] != values.shape[0]:
