@@ -1,5 +1,6 @@
 """Training: batches in, steps, evaluations and checkpoints out. Knows no task; what to minimise is handed in."""
 
+import contextlib
 import json
 import math
 import random
@@ -164,9 +165,10 @@ class Trainer:
         )
         if distributed.is_main():
             self.run_folder.start_logs(progress.evaluated)
-        batches = load_batches(self.pairs, keys, self.collate, recipe.workers)
+        batches = load_batches(self.pairs, keys, self.collate, recipe.workers, pin=self.device.type == "cuda")
         self.clock = time.perf_counter()
-        with self.signals, progress_bar(recipe.steps, "training", "step", progress.step) as bar:
+        bar = progress_bar(recipe.steps, "training", "step", progress.step)
+        with self.signals, contextlib.closing(batches), bar:
             while not self.finished():
                 if self._evaluation_due():
                     try:
@@ -289,5 +291,6 @@ class Trainer:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A named tuple with its tensors moved."""
-    return type(batch)(*(value.to(device) if isinstance(value, Tensor) else value for value in batch))
+    """A named tuple with its tensors moved; from pinned memory without waiting."""
+    moved = (value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)
+    return type(batch)(*moved)

@@ -1,5 +1,6 @@
 """The evaluation of scene flow: one function, used while training and for every table."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -69,12 +70,12 @@ def evaluate(
         model.eval()
     mine = range(distributed.rank(), len(pairs), distributed.world_size())
     scenes, seconds, stop = [], [], False
-    batches = load_batches(pairs, [[i] for i in mine], collate, workers)
-    with progress_bar(len(mine), description, "scene") as bar:
+    batches = load_batches(pairs, [[i] for i in mine], collate, workers, pin=device.type == "cuda")
+    with contextlib.closing(batches), progress_bar(len(mine), description, "scene") as bar:
         for batch in batches:
             if stop := interrupted():
                 break
-            xyz1, xyz2 = batch.xyz1.to(device), batch.xyz2.to(device)
+            xyz1, xyz2 = (cloud.to(device, non_blocking=True) for cloud in (batch.xyz1, batch.xyz2))
             if not seconds:
                 _predict(model, xyz1, xyz2, device, amp)  # warm-up: first calls compile and allocate
             flow, duration = _predict(model, xyz1, xyz2, device, amp)

@@ -1,8 +1,10 @@
 """Which samples form which batch, and how the batches come off the disk."""
 
+import atexit
 import math
+import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,17 +55,20 @@ def steps_for(epochs: int, size: int, batch_size: int) -> int:
 
 
 def load_batches(
-    pairs: Dataset, batches: Iterable[list[Any]], collate: Callable[[list[Any]], Any], workers: int
-) -> Iterator[Any]:
+    pairs: Dataset, batches: Iterable[list[Any]], collate: Callable[[list[Any]], Any], workers: int, pin: bool = False
+) -> Generator[Any, None, None]:
     """Yields ``collate([pairs[key] for key in batch])`` for each batch of keys, read ahead by ``workers`` processes.
 
-    An InputError of a reader arrives as it was raised, whichever process met it.
+    pin: put tensors into page-locked memory, from where a GPU copies them while it computes. An InputError of a reader
+    arrives as it was raised, whichever process met it. Close the generator (``contextlib.closing``) when it is left
+    before its end: that ends the workers.
     """
     loader = DataLoader(
         _Guarded(pairs),
         batch_sampler=batches,
         collate_fn=_GuardedCollate(collate),
         num_workers=workers,
+        pin_memory=pin,
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # its own: starting the loader must not advance the global generator
     )
@@ -99,3 +104,11 @@ def _ignore_signals(worker: int) -> None:
     """Ctrl-C reaches the whole process group, but the main process decides when its workers stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Kills workers left behind: multiprocessing would send them SIGTERM, which ours ignore, and wait for ever."""
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
