@@ -21,6 +21,7 @@ from lib.evaluation import Interrupted, Score
 from lib.loading import SampleStream, load_batches
 from lib.log import RunFolder, metrics_line, progress_bar, say
 from lib.ops.errors import InputError
+from models import synchronise_batch_norm
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Trainer:
     keys (epoch, index). evaluate(net, interrupted): the score on the validation part; the checkpoint with the lowest
     ``best_metric`` is kept. facts: JSON-able, put into checkpoints. adapters: what the losses train besides the
     network, equal in all processes; kept in last.pt for resuming, never a part of the saved network.
+    before_epoch(net): called before the first step of each epoch.
     """
 
     def __init__(
@@ -113,12 +115,15 @@ class Trainer:
         device: torch.device,
         facts: dict[str, Any],
         adapters: nn.Module | None = None,
+        before_epoch: Callable[[nn.Module], None] | None = None,
     ):
         self.adapters = nn.Module() if adapters is None else adapters
         self.net, self.losses, self.pairs, self.collate, self.evaluate = net, losses, pairs, collate, evaluate
         self.best_metric, self.units, self.recipe = best_metric, units, recipe
         self.run_folder, self.device, self.facts = run, device, facts
+        self.before_epoch = before_epoch
         self.model = distributed.parallel(net)
+        synchronise_batch_norm(self.adapters)  # for a network among them
         self.parameters = [*net.parameters(), *(p for p in self.adapters.parameters() if p.requires_grad)]
         self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.progress = Progress()
@@ -200,6 +205,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.epoch(progress.step))
         self.net.train()
+        if self.before_epoch and (progress.step == 0 or self.epoch(progress.step) > self.epoch(progress.step - 1)):
+            self.before_epoch(self.net)
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp == "bf16"):

@@ -28,6 +28,7 @@ class Task:
     open_pairs: Callable[..., Any]
     collate: Callable[[list[Any]], Any]
     losses: Callable[..., dict[str, Tensor]]
+    refresh: Callable[..., None]
     evaluate: Callable[..., Score]
     baselines: dict[str, Callable[..., Any]]
     best_metric: str  # lower is better; chooses the checkpoint
@@ -57,28 +58,49 @@ def open_flow_pairs(
 def flow_losses(
     net: nn.Module, batch: FlowBatch, method: DistillationMethod, teacher: nn.Module | None, progress: float = 1.0
 ) -> dict[str, Tensor]:
-    """One forward pass of the student (and the teacher, when the method asks for it) -> the method's named losses.
+    """One forward pass of the student (and of teacher and peer, when the method asks for one) -> named losses.
 
-    net: the network or its data-parallel wrapper. Both networks see the same points; where their level sizes agree they
-    share one geometry, computed once. progress: part of the training that is done.
+    net: the network or its data-parallel wrapper. progress: part of the training that is done.
     """
+    context = _predict(net, batch, method, teacher, progress)
+    with torch.autocast(batch.xyz1.device.type, enabled=False):  # losses in full precision
+        return method(context)
+
+
+@torch.no_grad()
+def refresh_flow(net: nn.Module, batch: FlowBatch, method: DistillationMethod, teacher: nn.Module | None) -> None:
+    """Shows the method what the networks predict on held-out pairs, in evaluation mode; leaves them in training."""
+    net.eval()
+    method.eval()
+    method.refresh(_predict(distributed.unwrapped(net), batch, method, teacher))
+    net.train()
+    method.train()
+
+
+def _predict(
+    net: nn.Module, batch: FlowBatch, method: DistillationMethod, teacher: nn.Module | None, progress: float = 1.0
+) -> DistillationContext:
+    """What the method asks for. All networks see the same points and, where level sizes agree, share one geometry."""
     student = distributed.unwrapped(net)
     geometry = student.geometry(batch.xyz1, batch.xyz2)
     with_features = bool(method.features)
     output = net(batch.xyz1, batch.xyz2, geometry, return_features=with_features)
     targets = gather_levels(batch.flow, output.indices1) if method.needs_ground_truth else None
-    teacher_prediction = None
-    if method.needs_teacher:
-        points = batch.xyz1.shape[1]
-        shared = geometry if teacher.sizes_for(points) == student.sizes_for(points) else None
-        with torch.no_grad():
-            teacher_output = teacher(batch.xyz1, batch.xyz2, shared, return_features=with_features)
-        teacher_prediction = _prediction(teacher_output)
     context = DistillationContext(
-        _prediction(output), teacher_prediction, targets, batch.xyz1, output.indices1, progress
+        _prediction(output), targets=targets, xyz1=batch.xyz1, indices=output.indices1, progress=progress
     )
-    with torch.autocast(batch.xyz1.device.type, enabled=False):  # losses in full precision
-        return method(context)
+
+    def of(other: nn.Module, return_features: bool) -> Prediction:
+        points = batch.xyz1.shape[1]
+        shared = geometry if other.sizes_for(points) == student.sizes_for(points) else None
+        return _prediction(other(batch.xyz1, batch.xyz2, shared, return_features=return_features))
+
+    if method.needs_teacher:
+        with torch.no_grad():
+            context.teacher = of(teacher, with_features)
+    if method.needs_peer:
+        context.peer = of(method.peer, return_features=False)
+    return context
 
 
 def _prediction(output: FlowOutput) -> Prediction:
@@ -104,6 +126,7 @@ TASKS = {
         open_pairs=open_flow_pairs,
         collate=collate,
         losses=flow_losses,
+        refresh=refresh_flow,
         evaluate=evaluate,
         baselines=BASELINES,
         best_metric="EPE3D",

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from torch import nn
 from lib import distributed
 from lib.checkpoint import file_digest, training_facts
 from lib.cli import flags_record, session
-from lib.engine import Recipe, Trainer
+from lib.engine import Recipe, Trainer, to_device
 from lib.loading import SampleStream, steps_for
 from lib.log import RunFolder, metrics_line, say
-from lib.losses.distill import Selection, Setting
+from lib.losses.distill import DistillationMethod, Selection, Setting
 from lib.ops.errors import InputError
 from lib.provenance import provenance
 from lib.tasks import Task
@@ -65,7 +66,8 @@ def run_training(
             teacher_widths = teacher_net.feature_widths()
             facts |= {"teacher": _teacher_facts(teacher)}
         batch = recipe.batch_size // distributed.world_size()
-        method = methods.build(Setting(net.feature_widths(), teacher_widths, batch)).to(device)
+        setting = Setting(net.feature_widths(), teacher_widths, batch, partial(_build_peer, task))
+        method = methods.build(setting).to(device)
 
         run = RunFolder(args.out)
         trainer = Trainer(
@@ -83,6 +85,7 @@ def run_training(
             device,
             facts,
             adapters=method,
+            before_epoch=_refreshing(task, method, teacher_net, validation, device),
         )
         if args.resume and run.config.exists() and run.last.exists():
             _check_unchanged(run.last, facts)
@@ -143,6 +146,24 @@ def _recipe(args: Any, scenes: int) -> Recipe:
         steps=args.steps or steps_for(args.epochs, scenes, args.batch_size),
         **{name: getattr(args, name) for name in Recipe.__dataclass_fields__ if name != "steps"},
     )
+
+
+def _build_peer(task: Task, name: str) -> nn.Module:
+    """A new network to train along with the student. Raises InputError for a name that is none."""
+    names = {"teacher": task.teacher} | task.students
+    if name not in names:
+        raise InputError(f"--distill: there is no network {name!r} for a peer: choose of {', '.join(names)}")
+    return build_model(names[name])
+
+
+def _refreshing(
+    task: Task, method: DistillationMethod, teacher: nn.Module | None, validation: Any, device: torch.device
+) -> Callable[[nn.Module], None] | None:
+    """What the method wants done with the network before each epoch: a look at the first validation pairs."""
+    if not method.held_out:
+        return None
+    pairs = task.collate([validation[i] for i in range(min(method.held_out, len(validation)))])
+    return partial(task.refresh, batch=to_device(pairs, device), method=method, teacher=teacher)
 
 
 def _teacher_facts(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ SIZES = (24, 12, 6, 4)
 BATCH = 4
 TEACHER = {"pyramid1": (6, 8, 10, 12), "embedding": (6, 8, 10, 12), "predictor": (7, 7, 7, 7)}
 STUDENT = {"pyramid1": (3, 4, 5, 6), "embedding": (3, 4, 5, 6), "predictor": (7, 7, 7, 7)}
-FEATURE_METHODS = [name for name in METHODS if name != "output"]
+FEATURE_METHODS = [name for name in METHODS if name not in ("output", "online")]
 
 
 def named(widths: dict) -> dict[str, int]:

@@ -18,7 +18,7 @@ from tests.runs import TINY, assert_same_run, identical, load, log_lines, save_t
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
 
 NARROW = {"pyramid": (8, 8, 16, 16, 16), "predictor": (16, 16, 16, 8)}
-ALL = "output:0.3,hint,multiscale:0.5,pkd,semckd,rkd:0.1,pointdistiller,self:0.5"
+ALL = "output:0.3,hint,multiscale:0.5,pkd,semckd,rkd:0.1,pointdistiller+neighbours=8,self:0.5,online+target=general:0.5"
 RESUME = ["--resume", "--out"]
 
 
@@ -59,6 +59,22 @@ def flags(data, teacher) -> list[str]:
             None,
             Selection(0.3, terms=(Term("multiscale", 0.25, "embedding"), Term("hint", 1.0, "predictor/2"))),
         ),
+        (
+            "pointdistiller@predictor/1+reweight=off+neighbours=16+temperature=0.5:2,online+target=naive",
+            None,
+            Selection(
+                0.0,
+                terms=(
+                    Term(
+                        "pointdistiller",
+                        2.0,
+                        "predictor/1",
+                        (("reweight", False), ("neighbours", 16), ("temperature", 0.5)),
+                    ),
+                    Term("online", 1.0, None, (("target", "naive"),)),
+                ),
+            ),
+        ),
     ],
 )
 def test_what_the_flag_means(text, gamma, expected):
@@ -83,6 +99,40 @@ def test_what_the_flag_means(text, gamma, expected):
         ("self@predictor", None, "--distill self@predictor: self takes no place"),
         ("output@predictor", None, "--distill output@predictor: output takes no place"),
         ("hint@", None, "--distill hint@: give one such as hint@pyramid1/1"),
+        ("rkd+anchors=8", None, "--distill rkd+anchors=8: rkd has no option 'anchors': it has none"),
+        (
+            "pointdistiller+k=8",
+            None,
+            "--distill pointdistiller+k=8: pointdistiller has no option 'k': choose of kept, neighbours, temperature, "
+            "reweight, freeze_teacher",
+        ),
+        ("pointdistiller+", None, "--distill pointdistiller+: pointdistiller has no option ''"),
+        ("pointdistiller+kept", None, "--distill pointdistiller+kept: kept must be a whole number of at least 1, got"),
+        (
+            "pointdistiller+kept=0",
+            None,
+            "--distill pointdistiller+kept=0: kept must be a whole number of at least 1, got '0'",
+        ),
+        ("pointdistiller+kept=2.5", None, "--distill pointdistiller+kept=2.5: kept must be a whole number of at least"),
+        (
+            "pointdistiller+temperature=nan",
+            None,
+            "--distill pointdistiller+temperature=nan: temperature must be a number above 0, got 'nan'",
+        ),
+        (
+            "pointdistiller+reweight=no",
+            None,
+            "--distill pointdistiller+reweight=no: reweight must be on or off, got 'no'",
+        ),
+        ("pointdistiller+kept=8+kept=9", None, "--distill pointdistiller+kept=8+kept=9: kept is given twice"),
+        (
+            "online+target=best",
+            None,
+            "--distill online+target=best: target must be naive or minerror or linear or general, got 'best'",
+        ),
+        ("online+peer=", None, "--distill online+peer=: peer must be a word, got ''"),
+        ("online@predictor", None, "--distill online@predictor: online takes no place"),
+        ("online:x", None, "--distill online:x: the weight of online must be a number of at least 0, got 'x'"),
     ],
 )
 def test_what_the_flag_cannot_mean(text, gamma, line):
@@ -102,6 +152,7 @@ def test_what_the_flag_cannot_mean(text, gamma, line):
         (["--distill", "pkd@decoder"], "the student has no feature decoder/0: choose a place of pyramid1/0, "),
         (["--distill", "semckd", "--batch-size", "1"], "semckd compares the scenes of a batch: it needs at least 2"),
         (["--distill", "rkd", "--teacher", "none"], "no teacher file none: give a path that exists, or one of ft3d"),
+        (["--distill", "online+peer=huge"], "--distill: there is no network 'huge' for a peer: choose of teacher, "),
         (["--student", "huge"], "argument --student: invalid choice: 'huge' (choose from 'half', 'half-all',"),
     ],
 )
@@ -144,20 +195,26 @@ def test_feature_widths_are_those_of_the_features(small_pair):
 # --- the loss of a step ------------------------------------------------------------------------------------------
 
 
+def build_narrow(_name: str):
+    return build_model("teacher", **NARROW)
+
+
 def step_of(data: Path, text: str, teacher: bool = True):
     torch.manual_seed(0)
     batch = collate([open_flow_pairs("kitti", "train", data, "full", None, 128)[0, i] for i in range(2)])
     student = build_model("student", **NARROW)
     teacher_net = build_model("teacher", **{**NARROW, "pyramid": (8, 16, 16, 16, 16)}).eval() if teacher else None
     teacher_widths = teacher_net.feature_widths() if teacher else None
-    method = parse_distill(text).build(Setting(student.feature_widths(), teacher_widths, 2))
+    method = parse_distill(text).build(Setting(student.feature_widths(), teacher_widths, 2, build_narrow))
     return student, batch, method, teacher_net
 
 
 def test_the_total_is_the_mix_of_output_plus_the_weighted_terms(data):
     losses = flow_losses(*step_of(data, ALL))
     terms = {"hint": 1, "multiscale": 0.5, "pkd": 6, "semckd": 50, "rkd": 0.1, "pointdistiller": 1, "self": 0.5}
+    terms["online"] = 0.5
     expected = 0.3 * losses["loss_kd"] + 0.7 * losses["loss_gt"] + sum(w * losses[name] for name, w in terms.items())
+    expected += losses["online_peer_gt"]
     torch.testing.assert_close(losses["loss"], expected)
     assert set(terms) == set(METHODS) - {"output"} and set(losses) >= set(terms)
 
@@ -175,7 +232,7 @@ def test_features_are_only_returned_for_a_method_that_needs_them(data):
 def test_a_step_of_every_method_leaves_the_teacher_unchanged(data):
     student, batch, method, teacher = step_of(data, ALL)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    start = {name: value.clone() for name, value in method.state_dict().items()}
+    start = {name: value.detach().clone() for name, value in method.named_parameters()}
     optimizer = torch.optim.Adam([*student.parameters(), *method.parameters()], lr=1e-2)
     for _ in range(2):
         optimizer.zero_grad()
@@ -183,7 +240,7 @@ def test_a_step_of_every_method_leaves_the_teacher_unchanged(data):
         optimizer.step()
     assert identical(before, dict(teacher.state_dict())) and not teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert not any(torch.equal(start[name], value) for name, value in method.state_dict().items()), "adapters train"
+    assert not any(torch.equal(start[name], value) for name, value in method.named_parameters()), "adapters train"
 
 
 def test_half_precision_features_are_compared_in_full_precision(data):
@@ -197,18 +254,19 @@ def test_half_precision_features_are_compared_in_full_precision(data):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "output"])
 def test_each_term_falls_when_a_student_learns_real_pairs_by_it(shared, name):
-    """20 steps on the same two pairs by one term alone (``self`` beside the ground truth that it belongs to)."""
+    """20 steps on the same two pairs by one term alone (``self``, ``online`` beside the ground truth they go with)."""
     pairs = open_flow_pairs("ft3d", "train", shared / "data", "full", None, 256)
     batch = collate([pairs[0, i] for i in range(2)])
     torch.manual_seed(0)
     student, teacher = build_model("student-tiny"), build_model("teacher", **NARROW).eval()
-    method = parse_distill(name).build(Setting(student.feature_widths(), teacher.feature_widths(), 2))
+    setting = Setting(student.feature_widths(), teacher.feature_widths(), 2, build_narrow)
+    method = parse_distill(name).build(setting)
     optimizer = torch.optim.Adam([*student.parameters(), *method.parameters()], lr=3e-3)
     values = []
     for _ in range(20):
         optimizer.zero_grad()
         losses = flow_losses(student, batch, method, teacher)
-        term = losses["loss"] if name == "self" else losses[name]
+        term = losses["loss"] if name in ("self", "online") else losses[name]
         term.backward()
         optimizer.step()
         values.append(term.item())
@@ -222,7 +280,7 @@ def test_weight_0_is_bit_for_bit_the_scratch_student(flags, tmp_path, monkeypatc
     monkeypatch.setattr("lib.training.load_model", lambda *_: pytest.fail("a teacher of no weight was loaded"))
     steps = [*flags, "--steps", "3"]
     assert train_student.main([*steps, "--gamma", "0", "--out", str(tmp_path / "scratch")]) == 0
-    zero = ["--distill", "output:0,multiscale:0,rkd:0,self:0"]
+    zero = ["--distill", "output:0,multiscale:0,rkd:0,self:0,online:0"]
     assert train_student.main([*steps, *zero, "--out", str(tmp_path / "zero")]) == 0
     assert_same_run(tmp_path / "zero", tmp_path / "scratch")
 
@@ -240,7 +298,8 @@ def test_every_term_is_logged_and_the_saved_student_is_without_adapters(flags, t
     assert train_student.main([*flags, "--distill", ALL, "--steps", "2", "--out", str(tmp_path)]) == 0
     assert set(log_lines(tmp_path)[0]["train"]) == {
         "loss", "loss_gt", "loss_kd", "hint", "multiscale", "pkd", "semckd", "rkd", "rkd_distance", "rkd_angle",
-        "rkd_flow", "pointdistiller", "self", "self_flow", "self_feature",
+        "rkd_flow", "pointdistiller", "self", "self_flow", "self_feature", "online", "online_student", "online_peer",
+        "online_peer_gt",
     }  # fmt: skip
     best, last = load(tmp_path / "best.pt"), load(tmp_path / "last.pt")
     expected = build_model("student-tiny").state_dict()
@@ -286,10 +345,12 @@ def test_resume_refuses_other_methods(flags, tmp_path):
 
 def test_default_folders_tell_runs_apart(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(train_student, "PROJECT_ROOT", tmp_path)
-    for given in (["--gamma", "0.5"], ["--distill", "output:0.5,hint@predictor/2:2"], ["--distill", "self"]):
+    options = ["--distill", "output:0.5,pointdistiller+kept=8+reweight=off"]
+    for given in (["--gamma", "0.5"], ["--distill", "output:0.5,hint@predictor/2:2"], ["--distill", "self"], options):
         assert train_student.main([*flags, "--steps", "1", *given]) == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
         "student_tiny-kitti-narrow-gamma0.5+hint@predictor.2-2-seed0",
+        "student_tiny-kitti-narrow-gamma0.5+pointdistiller+kept=8+reweight=off-1-seed0",
         "student_tiny-kitti-narrow-gamma0.5-seed0",
         "student_tiny-kitti-scratch-gamma0+self-1-seed0",
     ]

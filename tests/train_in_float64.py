@@ -24,14 +24,19 @@ def collate_float64(pairs):
     return batch._replace(xyz1=batch.xyz1.double(), xyz2=batch.xyz2.double(), flow=batch.flow.double())
 
 
+def build_peer(_name):
+    return build_model("student", pyramid=(8, 8, 8, 8, 8), predictor=(16, 16, 16, 8))
+
+
 def main(data: str, steps: int, out: str) -> None:
     task, device = TASKS["scene-flow"], torch.device("cpu")
     distributed.start(device)
     seed_everything(0, device)
     net = build_model("student", pyramid=(8, 8, 16, 16, 16)).double()
     teacher = build_model("teacher", pyramid=(8, 16, 16, 16, 16)).double().eval()
-    setting = Setting(net.feature_widths(), teacher.feature_widths(), 4 // distributed.world_size())
-    method = parse_distill("output:0.3,multiscale,self").build(setting).double()  # all of them means over the batch
+    setting = Setting(net.feature_widths(), teacher.feature_widths(), 4 // distributed.world_size(), build_peer)
+    text = "output:0.3,multiscale,self,online+target=general"  # all of them means over the batch
+    method = parse_distill(text).build(setting).double()
     pairs = open_flow_pairs("ft3d", "train", Path(data), "full", None, 128, augment="on")
     recipe = Recipe(
         steps=steps, batch_size=4, lr=1e-3, lr_step=80, lr_gamma=0.5, lr_min=1e-5, weight_decay=1e-4, seed=0
@@ -41,6 +46,7 @@ def main(data: str, steps: int, out: str) -> None:
     trainer = Trainer(
         net, losses, pairs, collate_float64, lambda net, interrupted: Score({"EPE3D": 1.0}, [], 0.0), "EPE3D",
         task.units, recipe, RunFolder(Path(out)), device, {}, method,
+        partial(task.refresh, batch=collate_float64([pairs[0, i] for i in range(2)]), method=method, teacher=teacher),
     )  # fmt: skip
     trainer.run()
     distributed.finish()

@@ -20,10 +20,10 @@ class Prediction:
 
 @dataclass
 class DistillationContext:
-    """One step. Teacher and student see the same points: rows of a level belong together.
+    """One step. All networks see the same points: rows of a level belong together.
 
-    A method reads only what it announced: ``teacher`` is there when it needs one, ``targets`` when it needs the ground
-    truth, a feature when it is among its ``features``.
+    A method reads only what it announced: ``teacher`` and ``peer`` are there when it needs one, ``targets`` when it
+    needs the ground truth, a feature when it is among its ``features``.
     """
 
     student: Prediction
@@ -32,6 +32,7 @@ class DistillationContext:
     xyz1: Tensor | None = None  # source (B, N, 3), metres, camera frame
     indices: Sequence[Tensor | None] = ()  # (B, N_l) int64: level l's points in the level above; None at level 0
     progress: float = 1.0  # part of the training that is done, from 0
+    peer: Prediction | None = None  # of the network that trains along with the student: with gradient, without features
 
     @cached_property
     def xyz(self) -> list[Tensor]:

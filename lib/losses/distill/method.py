@@ -1,7 +1,9 @@
 """What all distillation methods have in common."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,12 +13,45 @@ from lib.ops.errors import InputError
 
 
 @dataclass(frozen=True)
+class Option:
+    """A switch or number of a method: written +KEY=VALUE behind its name, handed to its constructor under KEY.
+
+    What may be given follows from the default: on or off, a whole number of at least 1, a number above 0, or a word.
+    """
+
+    default: bool | int | float | str
+    choices: tuple[str, ...] = ()  # the words, where only these are known; empty: any word
+
+    def read(self, text: str) -> bool | int | float | str:
+        """The value that ``text`` means. Raises InputError saying what it must be."""
+        if isinstance(self.default, bool):
+            return _one_of({"on": True, "off": False}, text)
+        if isinstance(self.default, str):
+            return _one_of({word: word for word in self.choices or (text,)}, text)
+        try:
+            value = type(self.default)(text)
+        except ValueError:
+            value = math.nan
+        whole = isinstance(self.default, int)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"must be {'a whole number of at least 1' if whole else 'a number above 0'}, got {text!r}")
+        return value
+
+
+def _one_of(meanings: Mapping[str, Any], text: str) -> Any:
+    if text not in meanings or not text:
+        raise InputError(f"must be {' or '.join(meanings) if text else 'a word'}, got {text!r}")
+    return meanings[text]
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a method is built for."""
 
     student: Mapping[str, int]  # width of every feature of the student, by name
     teacher: Mapping[str, int] | None  # the same of the teacher, None without one
     batch: int  # scenes a step in this process
+    build_peer: Callable[[str], nn.Module] | None = None  # makes the network of that name, to train with the student
 
 
 class DistillationMethod(nn.Module):
@@ -25,13 +60,17 @@ class DistillationMethod(nn.Module):
     A call with a ``DistillationContext`` returns named scalars; the one under ``name`` is the term, before its weight
     in the total loss, the others are its parts, for the log. Apart from ``output``, a method is built from a
     ``Setting`` and, where it has a default ``place``, from the place of the features that it compares: a family of
-    them ("predictor": levels 0..3) or one ("predictor/1").
+    them ("predictor": levels 0..3) or one ("predictor/1"). ``options`` are its further arguments, by name.
     """
 
     name: str
     weight = 1.0  # default weight in the total loss
     place: str | None = None  # default; None: compares no features of a chosen place
+    options: Mapping[str, Option] = {}
+    unweighted: tuple[str, ...] = ()  # parts that enter the total loss with weight 1, beside the weighted term
     needs_teacher = True
+    needs_peer = False  # True: it owns ``peer``, the network that trains along, and gets its predictions
+    held_out = 0  # pairs outside of training that ``refresh`` wants to see before each epoch
     needs_ground_truth = False
     ground_truth_share = 0.0  # part of the ground truth's weight, at levels 1..3, that a term of weight 1 takes over
 
@@ -40,6 +79,10 @@ class DistillationMethod(nn.Module):
         self.features = features  # names that the networks must return
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def refresh(self, context: DistillationContext) -> None:
+        """Takes in what the networks, in evaluation mode, predict on the ``held_out`` pairs."""
         raise NotImplementedError
 
 

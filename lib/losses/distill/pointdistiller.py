@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Setting, features_at
+from lib.losses.distill.method import DistillationMethod, Option, Setting, features_at
 from lib.ops import gather
 from lib.ops.errors import InputError
 
@@ -67,14 +67,31 @@ class GraphLayer(nn.Module):
 class PointDistiller(DistillationMethod):
     """Graph features of the kept points, by a learned layer for each network, compared under the weights phi.
 
-    reweight False gives every kept point the same weight. freeze_teacher True keeps the teacher's graph layer as it was
-    initialised; otherwise it is trained as well, and could lower the loss by giving up detail.
+    kept, neighbours: N and K of the paper. temperature: tau of the weights phi. reweight False gives every kept point
+    the same weight. freeze_teacher True keeps the teacher's graph layer as it was initialised; otherwise it is trained
+    as well, and could lower the loss by giving up detail.
     """
 
     name = "pointdistiller"
     place = "pyramid1/1"
+    options = {
+        "kept": Option(KEPT),
+        "neighbours": Option(NEIGHBOURS),
+        "temperature": Option(TEMPERATURE),
+        "reweight": Option(True),
+        "freeze_teacher": Option(False),
+    }
 
-    def __init__(self, setting: Setting, place: str = place, reweight: bool = True, freeze_teacher: bool = False):
+    def __init__(
+        self,
+        setting: Setting,
+        place: str = place,
+        kept: int = KEPT,
+        neighbours: int = NEIGHBOURS,
+        temperature: float = TEMPERATURE,
+        reweight: bool = True,
+        freeze_teacher: bool = False,
+    ):
         names = features_at(place, setting)
         if len(names) != 1:
             raise InputError(
@@ -82,18 +99,18 @@ class PointDistiller(DistillationMethod):
             )
         super().__init__(names)
         width = setting.student[place]
-        self.reweight = reweight
+        self.kept, self.neighbours, self.temperature, self.reweight = kept, neighbours, temperature, reweight
         self.student_graph = GraphLayer(width, width)
         self.teacher_graph = GraphLayer(setting.teacher[place], width).requires_grad_(not freeze_teacher)
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         student, teacher = context.pair(self.features[0])
-        kept = important_points(teacher)
-        near = feature_neighbours(teacher, kept)
+        kept = important_points(teacher, self.kept)
+        near = feature_neighbours(teacher, kept, self.neighbours)
         student_graph = self.student_graph(student, kept, near)
         teacher_graph = self.teacher_graph(teacher, kept, near)
         if self.reweight:
-            weights = importance_weights(teacher_graph)
+            weights = importance_weights(teacher_graph, self.temperature)
         else:
             weights = torch.full(kept.shape, 1 / kept.shape[1], dtype=student.dtype, device=student.device)
         return {"pointdistiller": graph_loss(student_graph, teacher_graph, weights)}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.hint import HintDistillation
 from lib.losses.distill.method import DistillationMethod, Setting
 from lib.losses.distill.multiscale import MultiscaleDistillation
+from lib.losses.distill.online import OnlineDistillation
 from lib.losses.distill.output import OutputDistillation
 from lib.losses.distill.pkd import PearsonDistillation
 from lib.losses.distill.pointdistiller import PointDistiller
@@ -28,19 +29,27 @@ METHODS = {
     "rkd": RelationalDistillation,
     "pointdistiller": PointDistiller,
     "self": SelfDistillation,
+    "online": OnlineDistillation,
 }
 
 
 @dataclass(frozen=True)
 class Term:
-    """One entry of --distill: NAME[@PLACE][:WEIGHT]."""
+    """One entry of --distill: METHOD[@PLACE][+KEY=VALUE...][:WEIGHT]."""
 
     name: str
-    weight: float
+    weight: float | None  # None, until the flag is read: the method's own
     place: str | None = None  # None: the method's own
+    options: tuple[tuple[str, bool | int | float | str], ...] = ()  # those that are given
 
     def __str__(self) -> str:
-        return f"{self.name}{f'@{self.place}' if self.place else ''}:{self.weight:g}"
+        place = f"@{self.place}" if self.place else ""
+        return f"{self.name}{place}{''.join(f'+{key}={_word(value)}' for key, value in self.options)}:{self.weight:g}"
+
+
+def _word(value: bool | int | float | str) -> str:
+    """The value of an option as it is written."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Selection:
         methods = []
         for term in self.terms:
             place = () if term.place is None else (term.place,)
-            methods.append(METHODS[term.name](setting, *place))
+            methods.append(METHODS[term.name](setting, *place, **dict(term.options)))
         return Distillation(output, methods, [term.weight for term in self.terms])
 
 
@@ -103,12 +112,32 @@ class Distillation(DistillationMethod):
     def needs_ground_truth(self) -> bool:
         return any(method.needs_ground_truth for method in (self.output, *self.methods))
 
+    @property
+    def needs_peer(self) -> bool:
+        return any(method.needs_peer for method in self.methods)
+
+    @property
+    def peer(self) -> nn.Module:
+        """The network that trains along; there is one when ``needs_peer``."""
+        return next(method.peer for method in self.methods if method.needs_peer)
+
+    @property
+    def held_out(self) -> int:
+        return max((method.held_out for method in self.methods), default=0)
+
+    def refresh(self, context: DistillationContext) -> None:
+        for method in self.methods:
+            if method.held_out:
+                method.refresh(context)
+
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         """Named scalars: "loss", the one to minimise; its parts, each without its weight."""
         losses = dict(self.output(context))
         for weight, method in zip(self.weights, self.methods, strict=True):
             terms = method(context)
             losses["loss"] = losses["loss"] + weight * terms[method.name]
+            for part in method.unweighted:
+                losses["loss"] = losses["loss"] + terms[part]
             losses |= terms
         return losses
 
@@ -116,16 +145,16 @@ class Distillation(DistillationMethod):
 def parse_distill(text: str | None, gamma: float | None = None, final_only: bool = False) -> Selection:
     """The methods that --distill and --gamma ask for together.
 
-    text: entries NAME[@PLACE][:WEIGHT] with commas between, each method at most once; without weight or place those of
-    the method. None means "output". The weight of ``output`` is gamma, which may be given either way; without an entry
-    ``output`` gamma is 0. Raises InputError for whatever cannot be understood or contradicts itself.
+    text: entries METHOD[@PLACE][+KEY=VALUE...][:WEIGHT] with commas between, each method at most once; what is left
+    out is the method's own. None means "output". The weight of ``output`` is gamma, which may be given either way;
+    without an entry ``output`` gamma is 0. Raises InputError for whatever cannot be understood or contradicts itself.
     """
     entries = [_parse_entry(entry.strip()) for entry in ("output" if text is None else text).split(",")]
-    names = [name for name, _, _ in entries]
+    names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"--distill {text}: {name} is named twice, name each method once")
-    given = next((weight for name, _, weight in entries if name == "output"), None)
+    given = next((entry.weight for entry in entries if entry.name == "output"), None)
     if "output" not in names:
         if gamma:
             raise InputError(
@@ -137,16 +166,17 @@ def parse_distill(text: str | None, gamma: float | None = None, final_only: bool
     else:
         gamma = next(value for value in (given, gamma, OutputDistillation.weight) if value is not None)
     terms = [
-        Term(name, METHODS[name].weight if weight is None else weight, place)
-        for name, place, weight in entries
-        if name != "output" and weight != 0
+        replace(entry, weight=METHODS[entry.name].weight) if entry.weight is None else entry
+        for entry in entries
+        if entry.name != "output" and entry.weight != 0
     ]
     return Selection(gamma, final_only, tuple(terms))
 
 
-def _parse_entry(entry: str) -> tuple[str, str | None, float | None]:
-    """(name, place or None, weight or None) of NAME[@PLACE][:WEIGHT]."""
+def _parse_entry(entry: str) -> Term:
+    """One entry of --distill, without weight where none is written."""
     head, colon, weight_text = entry.partition(":")
+    head, *options = head.split("+")
     name, at, place = head.partition("@")
     if name not in METHODS:
         raise InputError(f"--distill has no method {name!r}: choose of {', '.join(METHODS)}")
@@ -154,12 +184,29 @@ def _parse_entry(entry: str) -> tuple[str, str | None, float | None]:
         default = METHODS[name].place
         fix = f"give one such as {name}@{default}" if default else f"{name} takes no place"
         raise InputError(f"--distill {entry}: {fix}")
+    parsed = tuple(_parse_option(entry, name, option) for option in options)
+    for key in (keys := [key for key, _ in parsed]):
+        if keys.count(key) > 1:
+            raise InputError(f"--distill {entry}: {key} is given twice")
     if not colon:
-        return name, place or None, None
+        return Term(name, None, place or None, parsed)
     try:
         weight = float(weight_text)
     except ValueError:
         weight = math.nan
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"--distill {entry}: the weight of {name} must be a number of at least 0, got {weight_text!r}")
-    return name, place or None, weight
+    return Term(name, weight, place or None, parsed)
+
+
+def _parse_option(entry: str, name: str, text: str) -> tuple[str, bool | int | float | str]:
+    """(key, value) of KEY=VALUE."""
+    known = METHODS[name].options
+    key, equals, value = text.partition("=")
+    if key not in known:
+        choice = f"choose of {', '.join(known)}" if known else "it has none"
+        raise InputError(f"--distill {entry}: {name} has no option {key!r}: {choice}")
+    try:
+        return key, known[key].read(value)
+    except InputError as error:
+        raise InputError(f"--distill {entry}: {key} {error}") from None

@@ -1,0 +1,107 @@
+"""Online distillation (KDCL, Guo et al., CVPR 2020) for flow levels: two networks learn together, from scratch.
+
+The student and its peer learn from the ground truth and from one target made of both their flows. The adaptation to
+scene flow is ours. Needs no trained teacher. Every function here works on one level: flows (B, N, 3) of the two
+networks and of the ground truth, metres, at the same points; targets carry no gradient.
+"""
+
+import torch
+from torch import Tensor
+
+from lib.losses.distill.context import DistillationContext
+from lib.losses.distill.method import DistillationMethod, Option, Setting
+from lib.losses.multiscale import ALPHAS, multiscale_loss
+
+HELD_OUT = 8  # pairs by which ``general`` weighs the networks (our choice)
+
+
+def naive_target(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+    """At every point the flow of the network with the shorter error, the first's on a tie: (B, N, 3)."""
+    first, second = first.detach(), second.detach()
+    errors = [torch.linalg.vector_norm(flow - truth, dim=2, keepdim=True) for flow in (first, second)]
+    return torch.where(errors[0] <= errors[1], first, second)
+
+
+def minerror_target(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+    """At every point and axis the value with the smaller error, the first's on a tie: (B, N, 3)."""
+    first, second = first.detach(), second.detach()
+    return torch.where((first - truth).abs() <= (second - truth).abs(), first, second)
+
+
+def mixture_terms(first: Tensor, second: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator <e_2, e_2 - e_1> and denominator ||e_2 - e_1||^2 of the first network's weight: (B,) each, m^2.
+
+    e: error of a network, over all points of a cloud.
+    """
+    first, second = first.detach(), second.detach()
+    apart = second - first
+    return ((second - truth) * apart).sum((1, 2)), apart.square().sum((1, 2))
+
+
+def mixture_weight(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The first network's weight w in [0, 1] with the least squared error of w f_1 + (1 - w) f_2; 1/2 for equal flows.
+
+    With two networks this is also C^-1 1 / (1^T C^-1 1), C_jk = mean <e_j, e_k>, negative weights set to 0 and the
+    rest divided by its sum.
+    """
+    differs = denominator > 0
+    return torch.where(differs, numerator / torch.where(differs, denominator, 1.0), 0.5).clamp(0.0, 1.0)
+
+
+def mixture(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """w f_1 + (1 - w) f_2, exactly f_2 where both are equal: (B, N, 3). weight (B,) or ()."""
+    first, second = first.detach(), second.detach()
+    return second + weight.view(-1, 1, 1) * (first - second)
+
+
+def linear_target(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+    """For every cloud the mixture of both flows, weights >= 0 of sum 1, with the least squared error: (B, N, 3)."""
+    return mixture(first, second, mixture_weight(*mixture_terms(first, second, truth)))
+
+
+TARGETS = {"naive": naive_target, "minerror": minerror_target, "linear": linear_target}
+
+
+class OnlineDistillation(DistillationMethod):
+    """sum_k lambda sum_l alpha_l E(f_k^l, t^l), k = student and peer, and the peer's own ground-truth loss.
+
+    lambda is the weight of the term; the peer's ground-truth loss always counts 1. target: how t is made: "naive",
+    "minerror", "linear", or "general": one mixture a level for all clouds, the best on held-out pairs, found anew
+    before each epoch and equal parts until then. peer: name of the network that trains along.
+    """
+
+    name = "online"
+    options = {
+        "target": Option("linear", (*TARGETS, "general")),
+        "peer": Option("teacher"),
+    }
+    unweighted = ("online_peer_gt",)
+    needs_teacher = False
+    needs_ground_truth = True
+    needs_peer = True
+
+    def __init__(self, setting: Setting, target: str = "linear", peer: str = "teacher"):
+        super().__init__()
+        self.peer = setting.build_peer(peer)
+        self.target = target
+        if target == "general":
+            self.held_out = HELD_OUT
+            self.register_buffer("shares", torch.full((len(ALPHAS),), 0.5))  # of the student, a level each
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        student, peer, truth = context.student.flows, context.peer.flows, context.targets
+        if self.target == "general":
+            targets = [mixture(s, p, share) for s, p, share in zip(student, peer, self.shares, strict=True)]
+        else:
+            targets = [TARGETS[self.target](*flows) for flows in zip(student, peer, truth, strict=True)]
+        parts = {
+            "online_student": multiscale_loss(student, targets),
+            "online_peer": multiscale_loss(peer, targets),
+            "online_peer_gt": multiscale_loss(peer, truth),
+        }
+        return {"online": parts["online_student"] + parts["online_peer"], **parts}
+
+    def refresh(self, context: DistillationContext) -> None:
+        for level, flows in enumerate(zip(context.student.flows, context.peer.flows, context.targets, strict=True)):
+            numerator, denominator = mixture_terms(*flows)
+            self.shares[level] = mixture_weight(numerator.sum(), denominator.sum())
