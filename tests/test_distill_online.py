@@ -97,9 +97,22 @@ def test_linear_is_never_worse_than_the_best_peer_in_any_cloud():
         truth = normal(4, 30, 3, seed=seed + 200)
         errors = [(f - truth).square().sum((1, 2)) for f in (linear_target(first, second, truth), first, second)]
         assert (errors[0] <= torch.minimum(errors[1], errors[2]) * (1 + 1e-12)).all()
-        for share in torch.linspace(0, 1, 11):
+        for share in torch.linspace(0, 1, 11, dtype=torch.float64):
             other = mixture(first, second, share)
             assert (errors[0] <= (other - truth).square().sum((1, 2)) * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("weight, learns", [(1.0, "peer"), (0.0, "student"), (0.5, "both")])
+def test_a_network_that_is_the_whole_target_learns_nothing_from_it(weight, learns):
+    """Not even rounding errors, whose direction would be a gradient of full size."""
+    for seed in range(5):
+        step = context(seed)
+        flows = [[f.detach().float().requires_grad_() for f in p.flows] for p in (step.student, step.peer)]
+        for first, second in zip(*flows, strict=True):
+            target = mixture(first, second, torch.tensor(weight))
+            for flow, whose in ((first, "student"), (second, "peer")):
+                torch.linalg.vector_norm(flow - target, dim=2).sum().backward()
+                assert flow.grad.any() == (learns in (whose, "both"))
 
 
 def test_general_weights_are_those_of_the_inverse_error_matrix():

@@ -49,9 +49,12 @@ def mixture_weight(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def mixture(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    """w f_1 + (1 - w) f_2, exactly f_2 where both are equal: (B, N, 3). weight (B,) or ()."""
-    first, second = first.detach(), second.detach()
-    return second + weight.view(-1, 1, 1) * (first - second)
+    """w f_1 + (1 - w) f_2: (B, N, 3). weight (B,) or ().
+
+    Exactly f_1 at w = 1, f_2 at w = 0 and both where they are equal: the slope of the distance to a target that is off
+    by a rounding error would be noise of full size. ``torch.lerp`` counts from the nearer end.
+    """
+    return torch.lerp(second.detach(), first.detach(), weight.view(-1, 1, 1))
 
 
 def linear_target(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
