@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Scores a checkpoint, or a baseline without a network, on a part of a data set. The score is the same on every run."""
+"""Scores checkpoints, or a baseline without a network, on a part of a data set. The score is the same on every run."""
 
 import argparse
 import contextlib
@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lib import distributed
+from lib.arithmetic import count_flops
 from lib.checkpoint import training_facts
 from lib.cli import Parser, add_data_flags, add_machine_flags, parse_data, run_script, session
 from lib.evaluation import Score
@@ -22,6 +25,8 @@ from models import count_parameters, load_model
 EPILOG = """examples:
   python evaluate.py --checkpoint runs/student-kitti-ft3d-gamma0.3-seed0/best.pt --data-root DATA
       the six metrics on the 42 KITTI test frames, with size and speed
+  python evaluate.py --table checkpoints/ft3d/best.pt runs/*/best.pt --data-root DATA --json table.json
+      several checkpoints side by side, a line each
   python evaluate.py --baseline zero --dataset ft3d --data-root DATA --json zero.json
       what predicting no motion at all would score, also written as JSON
 
@@ -36,15 +41,6 @@ def main(argv: list[str] | None = None) -> int:
     # With --json - standard output carries the JSON and nothing else.
     with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext(), session(args) as device:
         pairs = task.open_pairs(args.dataset, args.split, args.data_root, args.subset, args.num_scenes, args.num_points)
-        if args.checkpoint is None:
-            model, about = task.baselines[args.baseline], {"baseline": args.baseline}
-        else:
-            model = load_model(args.checkpoint, device)
-            model.sizes_for(args.num_points)
-            facts = training_facts(args.checkpoint)
-            about = describe(args.checkpoint, model, facts)
-            warn_about_training_scenes(facts, pairs.scenes.names)
-        score = task.evaluate(model, pairs, device, amp=args.amp, workers=args.workers)
         protocol = {
             "dataset": args.dataset,
             "split": args.split,
@@ -55,10 +51,20 @@ def main(argv: list[str] | None = None) -> int:
             "ops": args.ops,
             "device": str(device),
         }
+        if args.baseline is not None:
+            models = [(task.baselines[args.baseline], {"baseline": args.baseline})]
+        else:
+            # All are read before the first is scored: a mistake in the last path is said at once.
+            models = [open_checkpoint(path, args.num_points, device) for path in args.table or [args.checkpoint]]
+        results = []
+        for model, about in models:
+            warn_about_training_scenes(about, pairs.scenes.names)
+            score = task.evaluate(model, pairs, device, amp=args.amp, workers=args.workers)
+            results.append(as_json(task, score, about, protocol))
         if distributed.is_main() and not to_stdout:
-            print(table(task, score, about, protocol))
+            print(table(results) if args.table else summary(results[0]))
     if args.json and distributed.is_main():
-        write_json(args.json, task, score, about, protocol)
+        write_json(args.json, results if args.table else results[0])
     return 0
 
 
@@ -67,6 +73,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("what to score")
     what = group.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="best.pt or last.pt, or a published state")
+    what.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="several checkpoints, a line each")
     what.add_argument(
         "--baseline",
         choices=list(task.baselines),
@@ -81,7 +88,9 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     )
     add_machine_flags(parser, workers=0)
     parser.add_argument(
-        "--json", metavar="FILE", help="also write the result as JSON, scene by scene; - prints it alone"
+        "--json",
+        metavar="FILE",
+        help="also write the result (with --table a list of them) as JSON, scene by scene; - prints it alone",
     )
     args = parse_data(parser.parse_args(argv))
     if args.json not in (None, "-") and not Path(args.json).resolve().parent.is_dir():
@@ -89,51 +98,43 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def describe(path: Path, model: Any, facts: dict[str, Any]) -> dict[str, Any]:
-    """JSON-able facts about a network and its file."""
+def open_checkpoint(path: Path, num_points: int, device: torch.device) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The network and JSON-able facts about it and its file. Raises InputError for a file that is unfit."""
+    model = load_model(path, device)
+    model.sizes_for(num_points)
     parameters = count_parameters(model)
-    return {
+    return model, {
         "checkpoint": str(path),
         "network": model.name,
         "options": model.options,
         "parameters": parameters,
         "megabytes": parameters * 4 / 1e6,  # float32 weights, 1 MB = 10^6 bytes
-        "training": without_names(facts),
+        "file_megabytes": path.stat().st_size / 1e6,
+        "gigaflop": count_flops(model, num_points).total / 1e9,  # a pair
+        "training": training_facts(path),
     }
 
 
-def warn_about_training_scenes(facts: dict[str, Any], names: list[str]) -> None:
+def warn_about_training_scenes(about: dict[str, Any], names: list[str]) -> None:
     """One line on standard error when scenes to be scored were trained on, by the network or by its teacher."""
+    facts = about.get("training", {})
     for who, trained in (("the network", facts), ("its teacher", facts.get("teacher", {}))):
         seen = len(set(names) & set(trained.get("scenes", [])))
         if seen and distributed.is_main():
             print(
-                f"warning: {who} was trained on {seen} of these {len(names)} scenes: this is no score on unseen data",
+                f"warning: {who} was trained on {seen} of these {len(names)} scenes: this is no score on unseen data "
+                f"({about['checkpoint']})",
                 file=sys.stderr,
             )
 
 
-def table(task: Task, score: Score, about: dict[str, Any], protocol: dict[str, Any]) -> str:
-    """The result for reading."""
-    if "baseline" in about:
-        model, size = f"baseline {about['baseline']}", []
-    else:
-        step = about["training"].get("step")
-        model = f"{about['checkpoint']} ({about['network']}" + (f", step {step})" if step is not None else ")")
-        size = [("parameters", f"{about['parameters']:,}")]
-        size += [("size", f"{about['megabytes']:.1f} MB (float32 weights, 1 MB = 10^6 bytes)")]
-    data = f"{protocol['dataset']}, {protocol['split']}, {protocol['scenes']} scenes, {protocol['num_points']} points"
-    rows = [("model", model), ("data", data)]
-    rows += [(name, f"{value:.4f} {task.units[name]}".rstrip()) for name, value in score.metrics.items()]
-    timing = f"{score.seconds_per_pair:.4f} s (network alone, one pair at a time, {protocol['device']})"
-    rows += [*size, ("time per pair", timing)]
-    return "\n".join(f"{name:<14}{value}" for name, value in rows)
-
-
-def write_json(target: str, task: Task, score: Score, about: dict[str, Any], protocol: dict[str, Any]) -> None:
-    result = {
+def as_json(task: Task, score: Score, about: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
+    """What --json writes for one model; the texts for reading are made of it, too."""
+    training = {"training": without_names(about["training"])} if "training" in about else {}
+    return {
         "task": task.name,
         **about,
+        **training,
         "protocol": protocol,
         "metrics": score.metrics,
         "units": task.units,
@@ -141,7 +142,56 @@ def write_json(target: str, task: Task, score: Score, about: dict[str, Any], pro
         "scenes": score.scenes,
         "provenance": provenance(),
     }
-    text = json.dumps(result, indent=2) + "\n"
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One result for reading."""
+    if "baseline" in result:
+        model, size = f"baseline {result['baseline']}", []
+    else:
+        step = result["training"].get("step")
+        model = f"{result['checkpoint']} ({result['network']}" + (f", step {step})" if step is not None else ")")
+        size = [("parameters", f"{result['parameters']:,}")]
+        size += [("size", f"{result['megabytes']:.1f} MB (float32 weights, 1 MB = 10^6 bytes)")]
+        size += [("arithmetic", f"{result['gigaflop']:.2f} GFLOP a pair (matrix products, a multiply-add counts 2)")]
+    rows = [("model", model), ("data", data_of(result))]
+    rows += [(name, f"{value:.4f} {result['units'][name]}".rstrip()) for name, value in result["metrics"].items()]
+    timing = f"{result['seconds_per_pair']:.4f} s (network alone, one pair at a time, {result['protocol']['device']})"
+    rows += [*size, ("time per pair", timing)]
+    return "\n".join(f"{name:<14}{value}" for name, value in rows)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Results of one protocol for reading: a line each, columns aligned."""
+    metrics, units = results[0]["metrics"], results[0]["units"]
+    names = [f"{name} ({units[name]})" if units[name] else name for name in metrics]
+    lines = [["checkpoint", "network", "parameters", "MB", "file MB", "GFLOP", "s/pair", *names]]
+    for result in results:
+        sizes = [f"{result['parameters']:,}", f"{result['megabytes']:.2f}", f"{result['file_megabytes']:.2f}"]
+        costs = [f"{result['gigaflop']:.2f}", f"{result['seconds_per_pair']:.4f}"]
+        scores = [f"{value:.4f}" for value in result["metrics"].values()]
+        lines.append([result["checkpoint"], result["network"], *sizes, *costs, *scores])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = "<<" + ">" * (len(widths) - 2)  # words to the left, numbers to the right
+    aligned = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True))
+        for line in lines
+    ]
+    note = (
+        f"{data_of(results[0])}, {results[0]['protocol']['device']}. MB: float32 weights, 10^6 bytes; GFLOP: matrix "
+        f"products for a pair, a multiply-add counts 2; s/pair: the network alone, one pair at a time"
+    )
+    return "\n".join([*aligned, note])
+
+
+def data_of(result: dict[str, Any]) -> str:
+    """What was scored, in words."""
+    protocol = result["protocol"]
+    return f"{protocol['dataset']}, {protocol['split']}, {protocol['scenes']} scenes, {protocol['num_points']} points"
+
+
+def write_json(target: str, content: dict[str, Any] | list[dict[str, Any]]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
     if target == "-":
         sys.stdout.write(text)
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from lib.checkpoint import TEACHERS, resolve_teacher
 from lib.cli import Parser, add_data_flags, add_machine_flags, add_training_flags, parse_training, run_script
 from lib.log import say
-from lib.losses.distill import METHODS, OutputDistillation, Selection, parse_distill
+from lib.losses.distill import METHODS, OutputDistillation, Selection, default_options, parse_distill
 from lib.ops.errors import InputError
 from lib.provenance import PROJECT_ROOT
 from lib.tasks import TASKS
@@ -67,8 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     group.add_argument(
         "--distill",
-        metavar="METHOD[@PLACE][:WEIGHT],...",
-        help=f"methods whose losses are added up, of {', '.join(METHODS)} (default: output)",
+        metavar="METHOD[@PLACE][+OPTION=VALUE...][:WEIGHT],...",
+        help=f"methods whose losses are added up, of {', '.join(METHODS)} (default: output); with options, here as they "
+        f"are by default: {', '.join(default_options())}",
     )
     group.add_argument("--final-only", action="store_true", help="compare with the teacher at the finest level only")
     add_data_flags(parser, task.datasets, default="kitti")

@@ -75,6 +75,32 @@ def test_a_score_is_the_same_on_every_run_and_alone_on_stdout(data, teacher, cap
     assert results[0]["metrics"] == results[1]["metrics"] and results[0]["scenes"] == results[1]["scenes"]
 
 
+def test_a_table_holds_what_each_checkpoint_scores_alone(data, teacher, tmp_path, capsys):
+    other = save_teacher(tmp_path / "other.pt", predictor=(16, 16, 16, 12))
+    flags = [*TINY, "--data-root", str(data)]
+    assert evaluate.main([*flags, "--table", str(teacher), str(other), "--json", str(tmp_path / "table.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert lines[0].split() == [
+        "checkpoint", "network", "parameters", "MB", "file", "MB", "GFLOP", "s/pair", "EPE3D", "(m)", "ACC3DS",
+        "ACC3DR", "Outliers3D", "EPE2D", "(px)", "ACC2D",
+    ]  # fmt: skip
+    assert len({len(line) for line in lines[:3]}) == 1, "aligned"
+    assert lines[3].startswith("kitti, test, 2 scenes, 128 points, cpu.")
+    rows = json.loads((tmp_path / "table.json").read_text())
+    for path, line, row in zip((teacher, other), lines[1:3], rows, strict=True):
+        capsys.readouterr()
+        assert evaluate.main([*flags, "--checkpoint", str(path), "--json", "-"]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        for result in (row, alone):
+            del result["seconds_per_pair"], result["provenance"]
+        assert row == alone
+        cells = line.split()
+        assert cells[0] == str(path) and cells[2] == f"{row['parameters']:,}" and cells[3] == f"{row['megabytes']:.2f}"
+        assert cells[4] == f"{path.stat().st_size / 1e6:.2f}" and cells[5] == f"{row['gigaflop']:.2f}"
+        assert cells[7:] == [f"{value:.4f}" for value in row["metrics"].values()]
+    assert rows[0]["parameters"] < rows[1]["parameters"] and rows[0]["gigaflop"] < rows[1]["gigaflop"]
+
+
 def test_scoring_scenes_that_were_trained_on_is_said(data, teacher, tmp_path, capsys):
     flags = [*TINY, "--data-root", str(data)]
     out = tmp_path / "run"
@@ -160,7 +186,10 @@ STUDENT_MISTAKES = [
     (["--gamma", "0", "--out", "{tmp}/file/run"], "cannot write {tmp}/file/run: Not a directory"),
 ]
 EVALUATE_MISTAKES = [
-    ([], "one of the arguments --checkpoint --baseline is required"),
+    ([], "one of the arguments --checkpoint --table --baseline is required"),
+    (["--table"], "argument --table: expected at least one argument"),
+    (["--table", "{teacher}", "{tmp}/none.pt"], "{tmp}/none.pt: no such checkpoint file"),
+    (["--table", "{teacher}", "--checkpoint", "{teacher}"], "argument --checkpoint: not allowed with argument --table"),
     (["--baseline", "magic"], "argument --baseline: invalid choice: 'magic' (choose from 'zero', 'nearest')"),
     (["--checkpoint", "{tmp}/none.pt"], "{tmp}/none.pt: no such checkpoint file"),
     (["--baseline", "zero", "--dataset", "ft3d", "--split", "all"], "data set ft3d has no part 'all'"),

@@ -3,7 +3,7 @@
 from lib.losses.distill.context import DistillationContext, Prediction
 from lib.losses.distill.method import DistillationMethod, Setting
 from lib.losses.distill.output import OutputDistillation, output_distillation
-from lib.losses.distill.selection import METHODS, Distillation, Selection, Term, parse_distill
+from lib.losses.distill.selection import METHODS, Distillation, Selection, Term, default_options, parse_distill
 
 __all__ = [
     "METHODS",
@@ -15,6 +15,7 @@ __all__ = [
     "Selection",
     "Setting",
     "Term",
+    "default_options",
     "output_distillation",
     "parse_distill",
 ]

@@ -52,6 +52,15 @@ def _word(value: bool | int | float | str) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
+def default_options() -> list[str]:
+    """The methods that have options, each as it is written in full."""
+    return [
+        str(Term(name, method.weight, None, tuple((key, option.default) for key, option in method.options.items())))
+        for name, method in METHODS.items()
+        if method.options
+    ]
+
+
 @dataclass(frozen=True)
 class Selection:
     """The methods of a run. ``terms`` come on top of output distillation; those of weight 0 are left out.
