@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     group.add_argument(
         "--distill",
         metavar="METHOD[@PLACE][+OPTION=VALUE...][:WEIGHT],...",
-        help=f"methods whose losses are added up, of {', '.join(METHODS)} (default: output); with options, here as they "
+        help=f"methods whose losses are added up, of {', '.join(METHODS)} (default: output); with options, as they "
         f"are by default: {', '.join(default_options())}",
     )
     group.add_argument("--final-only", action="store_true", help="compare with the teacher at the finest level only")
