@@ -1,5 +1,6 @@
 """Every distillation method against values worked out by hand, its invariances, and where its gradients may go."""
 
+import inspect
 import math
 from dataclasses import replace
 
@@ -8,7 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from lib.losses import ALPHAS, gather_levels, multiscale_loss
-from lib.losses.distill import METHODS, DistillationContext, Prediction, Setting
+from lib.losses.distill import (
+    METHODS,
+    DistillationContext,
+    Prediction,
+    Setting,
+    default_options,
+    parse_distill,
+)
 from lib.losses.distill.hint import hint_loss
 from lib.losses.distill.multiscale import multiscale_feature_loss
 from lib.losses.distill.pkd import pearson_loss
@@ -433,6 +441,33 @@ def test_pointdistiller_switches():
     near = feature_neighbours(teacher, kept)
     difference = plain.teacher_graph(teacher, kept, near) - plain.student_graph(student, kept, near)
     torch.testing.assert_close(plain(step)["pointdistiller"], 2 * difference.square().mean())
+
+
+def test_pointdistiller_numbers_reach_the_loss():
+    """With K = 1 a kept point's graph is the point itself; tau large makes the weights equal."""
+    step, name = context(), "pyramid1/1"
+    teacher = step.teacher.features[name]
+    kept = important_points(teacher, 5)
+    alone = kept.unsqueeze(2)
+    assert torch.equal(feature_neighbours(teacher, kept, 1), alone)
+    chosen = build("pointdistiller", kept=5, neighbours=1, temperature=1e9)
+    graphs = chosen.student_graph(step.student.features[name], kept, alone), chosen.teacher_graph(teacher, kept, alone)
+    expected = 2 * (graphs[0] - graphs[1]).square().mean()
+    torch.testing.assert_close(chosen(step)["pointdistiller"], expected)
+    sharp = build("pointdistiller", kept=5, neighbours=1, temperature=0.1)(step)["pointdistiller"]
+    assert abs(sharp - expected) > 0.01 * expected
+
+
+def test_the_options_are_those_of_the_constructor():
+    for name, method in METHODS.items():
+        for key, option in method.options.items():
+            parameter = inspect.signature(method).parameters[key]
+            assert parameter.default == option.default and type(option.default) is type(parameter.default), (name, key)
+    assert default_options() == [
+        "pointdistiller+kept=512+neighbours=32+temperature=1.0+reweight=on+freeze_teacher=off:1",
+        "online+target=linear+peer=teacher:1",
+    ]
+    assert [str(parse_distill(text).terms[0]) for text in default_options()] == default_options()
 
 
 def test_pointdistiller_gradcheck():
