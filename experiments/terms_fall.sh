@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every method's own term on real frames: 200 steps of the smallest student on the FlyingThings3D training pairs of DATA,
-# 256 points, one method beside plain output distillation a run (weights as in methods.sh). What the log says of each
-# term goes to results/terms; tests/test_results.py reads from there that it falls. Stopped runs go on, finished ones are
-# skipped.
+# 256 points, one method beside plain output distillation a run (weights as in methods.sh), the two that need no teacher
+# alone. What the log says goes to results/terms; tests/test_terms_fall.py reads from there that each term falls.
+# Stopped runs go on, finished ones are skipped.
 #
 #   TEACHER=checkpoint DATA=folder-with-FlyingThings3D_subset_processed_35m bash experiments/terms_fall.sh
 set -euo pipefail
@@ -22,10 +22,10 @@ for methods in \
   output:0.3,semckd:30 \
   output:0.3,rkd:2 \
   output:0.3,pointdistiller:2 \
-  output:0.3,self:1 \
-  online; do
+  self:1 \
+  online+peer=quarter; do
   last=${methods##*,}
-  name=${last%%:*}
+  name=${last%%[:+]*}
   python train_student.py --teacher "$TEACHER" --distill "$methods" --student tiny \
     --dataset ft3d --subset full --data-root "$DATA" --num-points 256 --batch-size 4 --steps 200 --eval-every 6 \
     --workers 0 --seed 0 --resume --out "$RUNS/$name"
