@@ -51,11 +51,11 @@ run() {
     words cp "$out/log.jsonl" "$RESULTS/$name.log.jsonl")"
 }
 
-# score NAME RUN FLAGS...: scores a run once more, on other data
+# score NAME CHECKPOINT FLAGS...: scores a network once more, on other data
 score() {
-  local name=$1 run=$2
+  local name=$1 checkpoint=$2
   shift 2
-  line "$name" "$(scored "$RESULTS/$name.json" "$RUNS/$run/best.pt" "$@")"
+  line "$name" "$(scored "$RESULTS/$name.json" "$checkpoint" "$@")"
 }
 
 # baselines SUFFIX FLAGS...: RESULTS/zeroSUFFIX.json and RESULTS/nearestSUFFIX.json
@@ -69,11 +69,12 @@ baselines() {
   done
 }
 
-# student SIZE METHODS SEED FLAGS...: the run student-SIZE-METHODS-seedSEED, METHODS as for --distill
+# student SIZE METHODS SEED FLAGS...: the run student-SIZE-METHODS-seedSEED, METHODS as for --distill. GROUP: a word that
+# tells students of other data or another teacher apart.
 student() {
   local size=$1 methods=$2 seed=$3 text
   shift 3
   text=${methods//:/}
-  run "student-$size-${text//,/+}-seed$seed" \
+  run "student-${GROUP:+$GROUP-}$size-${text//,/+}-seed$seed" \
     python train_student.py --student "$size" --distill "$methods" --seed "$seed" "$@"
 }

@@ -7,7 +7,7 @@
 #   python experiments/make_tables.py synthetic
 source "$(dirname "$0")/synthetic_setting.sh"
 
-score teacher-on-things teacher "${THINGS[@]}"
+score teacher-on-things "$RUNS/teacher/best.pt" "${THINGS[@]}"
 baselines -on-things "${THINGS[@]}"
 baselines "" "${DRIVE[@]}"
 for seed in $SEEDS; do
