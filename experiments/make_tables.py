@@ -5,9 +5,10 @@ The rows of an experiment are those that its script makes, grouped over seeds: m
 the reports' figures below ours where they have any, and rows that were not run said to be so.
 """
 
+import itertools
 import json
 import os
-import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,8 @@ def expected_results(name: str) -> list[Path]:
     done = subprocess.run(["bash", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"{script} lists no runs: {done.stderr.strip()}")
-    return [ROOT / path for path in re.findall(r"--json (\S+)", done.stdout)]
+    words = shlex.split(done.stdout)
+    return [ROOT / path for flag, path in itertools.pairwise(words) if flag == "--json"]
 
 
 if __name__ == "__main__":

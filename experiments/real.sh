@@ -8,7 +8,7 @@
 source "$(dirname "$0")/synthetic_setting.sh"
 
 DATA=${DATA:-../shared/data}
-REAL_STEPS=${REAL_STEPS:-240}
+REAL_STEPS=${REAL_STEPS:-180}
 teacher=$RUNS/teacher/best.pt
 RUNS=${REAL_RUNS:-runs/real}
 RESULTS=${REAL_RESULTS:-results/real}
@@ -16,12 +16,12 @@ RESULTS=${REAL_RESULTS:-results/real}
 FT3D=(--dataset ft3d --subset full --data-root "$DATA" --num-points "$POINTS")
 SCORE=("${FT3D[@]}")
 
-score teacher "$teacher" "${FT3D[@]}"
+score teacher-on-ft3d "$teacher" "${FT3D[@]}"
 baselines "" "${FT3D[@]}"
 for seed in $SEEDS; do
   for gamma in 0.3 1 0; do
-    # Epochs of 22 / 4 = 5.5 steps: 181 steps at 1e-3, 59 at 2e-4.
+    # Epochs of 22 / 4 = 5.5 steps: 132 steps at 1e-3, 48 at 2e-4.
     student half "output:$gamma" "$seed" --teacher "$teacher" "${FT3D[@]}" --batch-size "$BATCH" \
-      --steps "$REAL_STEPS" --lr-step 33 --lr-gamma 0.2 --eval-every 11 --workers 0
+      --steps "$REAL_STEPS" --lr-step 24 --lr-gamma 0.2 --eval-every 11 --workers 0
   done
 done

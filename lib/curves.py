@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -47,7 +48,7 @@ def against_gamma(trained: Sequence[Group], groups: Sequence[Group], reports: di
     figure, axes = _figure("gamma", ERROR)
     for network, members in series.items():
         members = sorted(members, key=_gamma)
-        _with_errors(axes, [_gamma(g) for g in members], [g.metric("EPE3D") for g in members], network, line="-")
+        _with_errors(axes, [_gamma(g) for g in members], [g.metric("EPE3D") for g in members], network)
         known = [(_gamma(g), reports[g.name][0]) for g in members if g.name in reports]
         if known:
             axes.plot(*zip(*known, strict=True), "--s", color="gray", label=f"{network}, reports")
@@ -75,7 +76,7 @@ def against_cost(trained: Sequence[Group]) -> Figure | None:
                 across = [group.seconds_per_pair().mean * 1000 for group in chosen]
             errors = [group.metric("EPE3D") for group in chosen]
             points = sorted(zip(across, errors, strict=True), key=lambda point: point[0])
-            _with_errors(axes, [x for x, _ in points], [y for _, y in points], kind, line="-")
+            _with_errors(axes, [x for x, _ in points], [y for _, y in points], kind)
         axes.set(xlabel=label, ylabel=ERROR)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -88,10 +89,10 @@ def training_curves(trained: Sequence[Group]) -> Figure | None:
     if not members:
         return None
     figure, axes = _figure("step", f"validation {ERROR}")
+    axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for group in members:
-        shared = set.intersection(*({line["step"] for line in run.log} for run in group.runs))
         by_step = [{line["step"]: line["validation"]["EPE3D"] for line in run.log} for run in group.runs]
-        steps = sorted(shared)
+        steps = sorted(set.intersection(*map(set, by_step)))
         values = [Measured.of([curve[step] for curve in by_step]) for step in steps]
         (drawn,) = axes.plot(steps, [value.mean for value in values], ".-", label=group.name.removeprefix("student-"))
         spread = [value.deviation or 0.0 for value in values]
@@ -110,9 +111,9 @@ def _figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _with_errors(axes: Axes, x: list[float], y: list[Measured], label: str, line: str) -> None:
+def _with_errors(axes: Axes, x: list[float], y: list[Measured], label: str) -> None:
     deviations = [value.deviation or 0.0 for value in y]
-    axes.errorbar(x, [value.mean for value in y], deviations, fmt="o" + line, capsize=3, label=label)
+    axes.errorbar(x, [value.mean for value in y], deviations, fmt="o-", capsize=3, label=label)
 
 
 def _gamma(group: Group) -> float:

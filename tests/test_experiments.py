@@ -1,0 +1,204 @@
+"""experiments/*.sh: what they list, how they skip, resume and share runs, and one of them in full on tiny data."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ROOT, environment, write_ft3d, write_kitti
+
+from experiments import make_tables
+from lib.losses.distill import parse_distill
+
+SCRIPTS = sorted((ROOT / "experiments").glob("*.sh"))
+GAMMAS = ["1", "0.7", "0.5", "0.3", "0.1", "0"]
+VARIABLES = {"LIST", "SEEDS", "PAIRS", "RUNS", "RESULTS", "DATA", "POINTS"}
+
+
+def bash(script: str, *flags: str, **variables: object) -> subprocess.CompletedProcess:
+    """Runs a script with the given variables and no others of the surroundings that it knows."""
+    path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    clean = {name: value for name, value in (environment() | path).items() if name not in VARIABLES}
+    return subprocess.run(
+        ["bash", str(ROOT / "experiments" / script), *flags],
+        env=clean | {name: str(value) for name, value in variables.items()},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def listed(name: str, **variables: object) -> list[list[str]]:
+    """The words of the commands (python SCRIPT ...) that an experiment lists, in order."""
+    done = bash(f"{name}.sh", LIST=1, **variables)
+    assert done.returncode == 0, done.stderr
+    parts = [shlex.split(part) for line in done.stdout.splitlines() for part in re.split(r"&&|\|\||;", line)]
+    return [part[part.index("python") + 1 :] for part in parts if "python" in part]
+
+
+def value(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_bash_can_read_it(path):
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.fixture(scope="module")
+def flags() -> dict[str, set[str]]:
+    def known(script: str) -> set[str]:
+        text = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        return set(re.findall(r"--[a-z][a-z-]+", text.stdout))
+
+    return {script: known(script) for script in ("train_teacher.py", "train_student.py", "evaluate.py")}
+
+
+@pytest.mark.parametrize("name", make_tables.EXPERIMENTS)
+def test_every_flag_and_method_exists_and_every_run_is_resumed_and_scored(name, flags):
+    commands = listed(name)
+    trained, scored = set(), set()
+    for script, *words in commands:
+        assert {word for word in words if word.startswith("--")} <= flags[script]
+        if script == "evaluate.py":
+            if "--checkpoint" in words:
+                scored.add(value(words, "--checkpoint"))
+        else:
+            assert "--resume" in words and value(words, "--out") not in trained
+            trained.add(value(words, "--out"))
+        if script == "train_student.py":
+            parse_distill(value(words, "--distill"))
+    assert {f"{run}/best.pt" for run in trained} <= scored
+
+
+@pytest.mark.parametrize(("teacher", "epochs"), [("kitti", "560"), ("ft3d", "1200")])
+def test_the_reports_gamma_tables(teacher, epochs):
+    name = f"{teacher}_teacher"
+    commands = listed(name, DATA="somewhere")
+    first, *students = [words for words in commands if words[0] != "evaluate.py"]
+    assert first[0] == "train_teacher.py" and value(first, "--dataset") == teacher and value(first, "--epochs") == "560"
+    assert [value(words, "--distill") for words in students] == [f"output:{gamma}" for gamma in GAMMAS]
+    for words in students:
+        assert value(words, "--epochs") == epochs and value(words, "--dataset") == "kitti"
+        assert value(words, "--teacher") == value(first, "--out") + "/best.pt"
+        assert value(words, "--num-points") == "8192" and value(words, "--lr-step") == "150"
+        assert value(words, "--data-root") == "somewhere" and "--seed" in words
+    reports = json.loads((ROOT / "experiments/reports.json").read_text())[name]
+    assert set(reports) == {group.name for group in make_tables.group_by_seed(make_tables.expected_results(name))}
+    assert [reports[f"student-kitti-from-{teacher}-half-output{gamma}"][0] for gamma in GAMMAS] == {
+        "kitti": [0.066, 0.081, 0.073, 0.081, 0.060, 0.104],
+        "ft3d": [0.087, 0.066, 0.041, 0.039, 0.041, 0.104],
+    }[teacher]
+
+
+def test_runs_that_two_experiments_share_are_the_same_command():
+    runs = {}
+    for name in ("synthetic", "methods", "pareto"):
+        for words in listed(name):
+            if words[0] == "train_student.py":
+                assert runs.setdefault(value(words, "--out"), words) == words
+    assert len(runs) == 3 * (6 + 11 + 6)  # seeds * (gammas, methods beyond them and pairs, other widths twice)
+
+
+STAND_IN = """#!/usr/bin/env bash
+# Stands in for python: notes the call; --out gets a run's files (best.pt once), --json a result; FAIL names a run
+echo "$*" >> "$CALLS"
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --out) out=$2 ;;
+    --json) json=$2 ;;
+  esac
+  shift
+done
+if [ -n "${json:-}" ]; then echo '{}' > "$json"; exit; fi
+case "$out" in *"${FAIL:-nothing}"*) exit 3 ;; esac
+mkdir -p "$out"
+touch "$out/config.json" "$out/log.jsonl"
+[ -e "$out/best.pt" ] || touch -d '1 minute ago' "$out/best.pt"
+"""
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """Runs an experiment with the stand-in; returns its result and the calls it made."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python").write_text(STAND_IN)
+    (folder / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    calls = tmp_path / "calls"
+    variables = {"CALLS": calls, "RUNS": tmp_path / "a run", "RESULTS": tmp_path / "results", "SEEDS": "0"}
+
+    def run(name: str, **more: object) -> tuple[subprocess.CompletedProcess, list[str]]:
+        calls.write_text("")
+        done = bash(f"{name}.sh", **variables, **more)
+        return done, calls.read_text().splitlines()
+
+    return run
+
+
+def test_a_second_start_scores_nothing_anew_but_asks_every_run_to_resume(quick, tmp_path):
+    done, calls = quick("pareto")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2 * (1 + 8)
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    assert {f"student-tiny-output0.3-seed0{end}" for end in (".json", ".config.json", ".log.jsonl")} <= names
+    done, calls = quick("pareto")
+    assert done.returncode == 0 and len(calls) == 1 + 8 and all("--resume" in call for call in calls)
+    best = tmp_path / "a run/student-quarter-output0-seed0/best.pt"
+    os.utime(best, (best.stat().st_atime, best.stat().st_mtime + 120))  # trained on: a new best
+    done, calls = quick("pareto")
+    assert [call for call in calls if call.startswith("evaluate.py")] == [
+        f"evaluate.py --checkpoint {best} --dataset synthetic-drive --num-points 512 "
+        f"--json {tmp_path}/results/student-quarter-output0-seed0.json"
+    ]
+
+
+def test_a_failure_stops_the_script_with_its_status(quick, tmp_path):
+    done, calls = quick("pareto", FAIL="student-half-all-output0-")
+    assert done.returncode == 3
+    assert "student-half-all-output0-" in calls[-1] and calls[-1].startswith("train_student.py")
+    done, calls = quick("pareto")
+    assert done.returncode == 0 and sum(call.startswith("evaluate.py") for call in calls) == 6
+
+
+def test_a_run_under_way_elsewhere_is_left_alone(quick, tmp_path):
+    (tmp_path / "a run").mkdir()
+    lock = tmp_path / "a run/student-half-output0.3-seed0.lock"
+    with subprocess.Popen(["flock", lock, "cat"], stdin=subprocess.PIPE) as holder:
+        while subprocess.run(["flock", "-n", lock, "true"]).returncode == 0:
+            pass
+        done, calls = quick("pareto")
+        holder.communicate()
+    assert done.returncode == 0
+    assert "== student-half-output0.3-seed0\nunder way in another process: left to it\n" in done.stdout
+    assert not any("student-half-output0.3-seed0" in call for call in calls)
+    assert len(calls) == 2 * (1 + 7)
+
+
+def test_first_report_in_full(tmp_path):
+    """Four networks, one of them teacher and student at once, on a few boxes of points; then its table."""
+    write_ft3d(tmp_path)
+    write_kitti(tmp_path)
+    variables = {
+        "DATA": tmp_path, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results",
+        "POINTS": 128, "BATCH": 2, "EPOCHS": 1, "WORKERS": 0,
+    }  # fmt: skip
+    done = bash("first_report.sh", **variables)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "results/student-kitti-learned-from-student-half-output0.7-seed0.json").read_text())
+    assert record["training"]["teacher"]["path"].endswith("/runs/student-ft3d-scratch-half-output0-seed0/best.pt")
+    assert record["training"]["gamma"] == 0.7 and record["protocol"]["dataset"] == "kitti"
+    table = subprocess.run(
+        [sys.executable, "experiments/make_tables.py", "first_report", "--format", "csv"],
+        cwd=ROOT, env=environment() | {name: str(value) for name, value in variables.items()},
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert [line.split(",")[0].strip('"') for line in table[1::2]] == [
+        "teacher-ft3d", "student-ft3d-scratch-half-output0", "student-kitti-learned-from-teacher-half-output0.7",
+        "student-kitti-learned-from-student-half-output0.7",
+    ]  # fmt: skip
+    assert f",{record['metrics']['EPE3D']}," in table[-2]
+    assert table[-1].startswith('"student-kitti-learned-from-student-half-output0.7, reports",,KITTI,,0.067,')
