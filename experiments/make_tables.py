@@ -73,7 +73,7 @@ def experiment(name: str, plots: Path | None) -> list[dict[str, Cell]]:
         if not any(group.runs for group in groups):
             raise InputError(f"nothing to plot: no run of experiments/{name}.sh has a result yet")
         written = plot_all(groups, reports, plots, name)
-        print(f"plots: {', '.join(map(str, written)) or 'none, the results have no logs'}", file=sys.stderr)
+        print(f"plots: {', '.join(map(str, written)) or 'none, no student has a result yet'}", file=sys.stderr)
     return rows
 
 

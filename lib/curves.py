@@ -73,7 +73,7 @@ def against_cost(trained: Sequence[Group]) -> Figure | None:
             if label.startswith("parameters"):
                 across = [group.first["parameters"] / 1e6 for group in chosen]
             else:
-                across = [group.seconds_per_pair().mean * 1000 for group in chosen]
+                across = [group.seconds_per_pair() * 1000 for group in chosen]
             errors = [group.metric("EPE3D") for group in chosen]
             points = sorted(zip(across, errors, strict=True), key=lambda point: point[0])
             _with_errors(axes, [x for x, _ in points], [y for _, y in points], kind)

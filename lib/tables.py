@@ -34,13 +34,13 @@ def full_row(group: Group) -> dict[str, Cell]:
         return {"row": group.name, "seeds": NOT_RUN, **dict.fromkeys(columns, "")}
     row = plain_row(group)
     there, expected = len(group.runs), len(group.expected)
-    inference, training = group.seconds_per_pair(), group.training_seconds()
+    training = group.training_seconds()
     seeds = "" if "training" not in group.first else str(there) if there == expected else f"{there} of {expected}"
     return {
         "row": row.pop("row"),
         "seeds": seeds,
         **row,
-        "inference (ms)": (_scaled(inference, 1000), 1) if "training" in group.first else "",
+        "inference (ms)": f"{group.seconds_per_pair() * 1000:.1f}" if "training" in group.first else "",
         "training (s)": (training, 0) if training else "",
     }
 
@@ -49,10 +49,6 @@ def report_row(name: str, values: Sequence[float], columns: Sequence[str]) -> di
     """The reports' figures for the row ``name``, to stand under ours."""
     figures = {title(metric): f"{value:.3f}" for metric, value in zip(UNITS, values, strict=True)}
     return {column: figures.get(column, "") for column in columns} | {"row": f"{name}, reports", "scored on": "KITTI"}
-
-
-def _scaled(value: Measured, factor: float) -> Measured:
-    return Measured(value.mean * factor, None if value.deviation is None else value.deviation * factor)
 
 
 def markdown(rows: Sequence[dict[str, Cell]]) -> str:
