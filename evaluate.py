@@ -13,11 +13,12 @@ import torch
 from lib import distributed
 from lib.arithmetic import count_flops
 from lib.checkpoint import training_facts
-from lib.cli import Parser, add_data_flags, add_machine_flags, parse_data, run_script, session
+from lib.cli import Parser, add_data_flags, add_machine_flags, check_output, parse_data, run_script, session
 from lib.evaluation import Score
 from lib.files import write_atomically
 from lib.ops.errors import InputError
 from lib.provenance import provenance
+from lib.show.evaluation_report import Observations, evaluation_report, merged
 from lib.tasks import TASKS, Task
 from lib.training import without_names
 from models import count_parameters, load_model
@@ -56,15 +57,20 @@ def main(argv: list[str] | None = None) -> int:
         else:
             # All are read before the first is scored: a mistake in the last path is said at once.
             models = [open_checkpoint(path, args.num_points, device) for path in args.table or [args.checkpoint]]
-        results = []
+        results, seen = [], Observations() if args.html else None
         for model, about in models:
             warn_about_training_scenes(about, pairs.scenes.names)
-            score = task.evaluate(model, pairs, device, amp=args.amp, workers=args.workers)
+            watch = {"observe": seen.observe} if seen else {}
+            score = task.evaluate(model, pairs, device, amp=args.amp, workers=args.workers, **watch)
             results.append(as_json(task, score, about, protocol))
+        if seen:
+            seen = merged(distributed.gather_objects(seen))
         if distributed.is_main() and not to_stdout:
             print(table(results) if args.table else summary(results[0]))
     if args.json and distributed.is_main():
         write_json(args.json, results if args.table else results[0])
+    if seen and distributed.is_main():
+        write_atomically(args.html, evaluation_report(results[0], seen))
     return 0
 
 
@@ -92,7 +98,14 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="also write the result (with --table a list of them) as JSON, scene by scene; - prints it alone",
     )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE.html", help="also write a report page, with scenes to turn and to play"
+    )
     args = parse_data(parser.parse_args(argv))
+    if args.html:
+        check_output("--html", args.html, [".html"])
+        if args.table:
+            raise InputError("--html reports on one checkpoint: leave --table out")
     if args.json not in (None, "-") and not Path(args.json).resolve().parent.is_dir():
         raise InputError(f"--json {args.json}: its folder does not exist; create it first")
     return args

@@ -10,8 +10,10 @@ from lib.cli import Parser, number, run_script
 from lib.datasets import prepare_ft3d, prepare_kitti, prepare_synthetic
 from lib.datasets.prepare_frames import Outcome, prepare
 from lib.datasets.prepare_raw import RawFrames
+from lib.files import write_atomically
 from lib.log import progress_bar, say
 from lib.ops.errors import InputError
+from lib.show.data_report import data_report, read_statistics
 
 EPILOG = """examples:
   python prepare_data.py ft3d RAW DATA --workers 8
@@ -47,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
                 say(f"left out {outcome.name}: {outcome.unfit}")
             bar.update()
     say(summary(frames, outcomes))
+    done = [outcome.name for outcome in outcomes if not outcome.unfit]
+    if args.report and done:
+        write_report(frames, args.out, done, args.workers)
     unfit = [outcome for outcome in outcomes if outcome.unfit]
     if unfit:
         raise InputError(f"{len(unfit)} of {len(outcomes)} frames could not be prepared, the first is {unfit[0].name}: "
@@ -67,7 +72,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         source.add_argument("out", type=Path, metavar="OUT", help="folder for the processed data set; made if needed")
         source.add_argument("--workers", type=number(int, 1), metavar="N", default=min(os.cpu_count() or 1, 8),
                             help="frames prepared at the same time")  # fmt: skip
+        source.add_argument("--report", action="store_true",
+                            help="then also write report.html beside the frames: statistics and pictures of the set")
     return parser.parse_args(argv)
+
+
+def write_report(frames: RawFrames, out: Path, names: list[str], workers: int) -> None:
+    """Writes report.html into the set's folder, from the files that are there now."""
+    statistics = []
+    with progress_bar(len(names), "report", "frame") as bar:
+        for frame in read_statistics(frames, out, names, workers):
+            statistics.append(frame)
+            bar.update()
+    path = out / frames.folder / "report.html"
+    write_atomically(path, data_report(frames, out, names, statistics))
+    say(f"report    {path}")
 
 
 def summary(frames: RawFrames, outcomes: list[Outcome]) -> str:

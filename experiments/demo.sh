@@ -25,8 +25,9 @@ python evaluate.py --checkpoint "$RUNS/teacher/best.pt" --dataset synthetic-thin
 for run in teacher student-gamma0.3 student-gamma0; do
   python evaluate.py --checkpoint "$RUNS/$run/best.pt" "${drive[@]}" --json "$RUNS/$run.json"
 done
-python visualize.py --checkpoint "$RUNS/student-gamma0.3/best.pt" "${drive[@]}" --out "$RUNS/flow.png"
+python visualize.py --checkpoint "$RUNS/student-gamma0.3/best.pt" "${drive[@]}" --out "$RUNS/flow.png" \
+  --out "$RUNS/flow.html"
 
 echo
 python experiments/make_tables.py "$RUNS"/{zero-on-things,teacher-on-things,teacher,student-gamma0.3,student-gamma0}.json
-echo "picture: $RUNS/flow.png"
+echo "picture: $RUNS/flow.png; to turn and to play, in a browser: $RUNS/flow.html"

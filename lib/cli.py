@@ -3,6 +3,7 @@
 import argparse
 import errno
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -181,7 +182,7 @@ def add_training_flags(parser: argparse.ArgumentParser, lr_step: int, out: str) 
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"folder for config.json, log.jsonl, events, last.pt and best.pt (default: {out})",
+        help=f"folder for config.json, log.jsonl, events, last.pt, best.pt and report.html (default: {out})",
     )
     group.add_argument(
         "--resume",
@@ -209,6 +210,18 @@ def add_training_flags(parser: argparse.ArgumentParser, lr_step: int, out: str) 
         default=0,
         help="stop after N evaluations without a new best; 0: never",
     )
+
+
+def check_output(flag: str, path: Path, endings: Iterable[str]) -> None:
+    """Raises InputError when a file to write has another ending, or cannot be written where it should be."""
+    endings = list(endings)
+    if path.suffix.lower() not in endings:
+        raise InputError(f"{flag} {path}: the name must end in {' or '.join(endings)}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{flag} {path}: its folder does not exist; create it first")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{flag} {path}: cannot be written there")
 
 
 def parse_data(args: argparse.Namespace) -> argparse.Namespace:

@@ -21,6 +21,8 @@ from lib.datasets.processed import read_npy
 from lib.ops.errors import InputError
 
 NPZ_NAMES = ("xyz", "points")  # taken when a .npz holds several arrays
+# what numpy raises for a .npz that is none (InputError is a ValueError: let it pass first)
+DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, AttributeError, MemoryError)
 BIN_ROW = 16  # bytes: x y z intensity, float32
 
 
@@ -49,6 +51,38 @@ def read_cloud(path: Path) -> np.ndarray:
     return cloud
 
 
+def read_flow(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(source (N, 3), flow (N, 3)) of a .npz that ``encode_flow`` wrote, float32 or float64, N >= 1, all finite.
+
+    Raises InputError for a missing or damaged file, and for arrays that are missing or unfit.
+    """
+    if not path.is_file():
+        raise InputError(f"no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in ("source", "flow") if name not in file.files]
+            if missing:
+                raise InputError(f"{path} holds no array {' and no array '.join(missing)}: predict.py --out FILE.npz "
+                                 f"writes source and flow")
+            source, flow = file["source"], file["flow"]
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except DAMAGED:
+        raise InputError(f"{path} is damaged or no .npz file of plain arrays: run predict.py again") from None
+    for name, array in (("source", source), ("flow", flow)):
+        if array.dtype not in (np.float32, np.float64) or array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
+            raise InputError(f"{path}: array {name} is {array.dtype} of shape {array.shape}; it must be float32 of "
+                             f"shape (n, 3)")
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: array {name} has NaN or infinity")
+    if len(source) != len(flow):
+        raise InputError(f"{path}: source has {len(source)} rows and flow has {len(flow)}; row i of flow is for row i "
+                         f"of source")
+    return source, flow
+
+
 def encode_flow(suffix: str, source: np.ndarray, flow: np.ndarray) -> bytes:
     """The content of a flow file. source, flow (N, 3), metres, in the axes of the input.
 
@@ -71,7 +105,7 @@ def _read_npz(path: Path) -> np.ndarray:
             cloud = file[chosen[0]]
     except InputError:
         raise
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, AttributeError, MemoryError):
+    except DAMAGED:
         raise InputError(f"{path} is damaged or no .npz file of plain arrays: save it again with numpy.savez") from None
     if cloud.dtype not in (np.float32, np.float64) or cloud.ndim != 2 or cloud.shape[1] != 3:
         raise InputError(f"{path}: array {chosen[0]} is {cloud.dtype} of shape {cloud.shape}; it must be float32 of "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import distributed
-from lib.datasets.pairs import FlowPairs, collate
+from lib.datasets.pairs import FlowBatch, FlowPairs, collate
 from lib.loading import load_batches
 from lib.log import progress_bar
 from lib.metrics.scene_flow import average, scene_flow_metrics
@@ -55,14 +55,16 @@ def evaluate(
     description: str = "evaluating",
     workers: int = 0,
     interrupted: Callable[[], bool] = lambda: False,
+    observe: Callable[[FlowBatch, Tensor, dict[str, float]], None] = lambda batch, flow, metrics: None,
 ) -> Score:
     """Scores the model's finest flow on every scene, one at a time, with the evaluation draw of each.
 
     So the score depends on the model and the data alone: not on a batch size, on a random state, or on the number of
     processes (which share the scenes; all of them get the whole score). A network is left in evaluation mode.
     amp "bf16" runs the network under autocast. The time is measured around the network with the device synchronised,
-    after one call that is not counted. Raises InputError naming the scene where a prediction is not finite, and
-    Interrupted once ``interrupted()`` is true in any process.
+    after one call that is not counted. ``observe`` sees every scene of this process: a batch of one, the predicted flow
+    (1, N, 3) in metres on the CPU, and the scene's metrics. Raises InputError naming the scene where a prediction is
+    not finite, and Interrupted once ``interrupted()`` is true in any process.
     """
     if len(pairs) == 0:
         raise InputError("there is no scene to evaluate on")
@@ -83,6 +85,7 @@ def evaluate(
                 raise InputError(f"the predicted flow of scene {batch.names[0]} is not finite: unusable weights")
             metrics = scene_flow_metrics(flow[0], batch.flow[0], batch.xyz1[0], batch.cameras[0])
             scenes.append({"name": batch.names[0], **metrics})
+            observe(batch, flow.cpu(), metrics)
             seconds.append(duration)
             bar.update()
             bar.set_postfix(EPE=f"{average(scenes)['EPE3D']:.4f}")

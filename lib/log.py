@@ -46,6 +46,7 @@ class RunFolder:
         self.path = path
         self.config, self.log = path / "config.json", path / "log.jsonl"
         self.last, self.best = path / "last.pt", path / "best.pt"
+        self.report = path / "report.html"  # made of the others: on its own it is no run
         self._events: EventsWriter | None = None
 
     def present(self) -> list[str]:

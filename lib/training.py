@@ -1,5 +1,6 @@
 """What both training scripts do once their flags are read: from data folders and a network to a finished run."""
 
+import json
 import os
 import shlex
 import signal
@@ -15,11 +16,13 @@ from lib import distributed
 from lib.checkpoint import file_digest, training_facts
 from lib.cli import flags_record, session
 from lib.engine import Recipe, Trainer, to_device
+from lib.files import write_atomically
 from lib.loading import SampleStream, steps_for
 from lib.log import RunFolder, metrics_line, say
 from lib.losses.distill import DistillationMethod, Selection, Setting
 from lib.ops.errors import InputError
 from lib.provenance import provenance
+from lib.show.training_report import training_report
 from lib.tasks import Task
 from models import build_model, count_parameters, load_model
 
@@ -115,6 +118,7 @@ def run_training(
                 f"saved {run.last}; go on with: {command}"
             )
             return 128 + stopped
+        _write_report(run, task)
         progress = trainer.progress
         say(
             f"done: best validation {task.best_metric} {progress.best:.4f} {task.units[task.best_metric]} at step "
@@ -195,6 +199,15 @@ def _open_run(run: RunFolder, args: Any, facts: dict[str, Any]) -> None:
         else:
             run.write_config({**now, "training": without_names(facts), "resumed": []})
     distributed.barrier()
+
+
+def _write_report(run: RunFolder, task: Task) -> None:
+    """Writes report.html from the run's own files: all of it, with what was before a resume. The main process does."""
+    if distributed.is_main():
+        records = [json.loads(line) for _, line in run.read_log()]
+        content = training_report(str(run.path), run.read_config(), records, task.best_metric, task.units)
+        write_atomically(run.report, content)
+        say(f"curves and settings: {run.report}")
 
 
 def _check_unchanged(last: Path, facts: dict[str, Any]) -> None:

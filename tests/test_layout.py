@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "lib.losses": {"lib.ops"},
     "lib.metrics": {"lib.ops", "lib.geometry"},
     "lib.datasets": {"lib.ops", "lib.geometry", "lib.files"},
+    "lib.show": {"lib.datasets"},
 }
 OUTSIDE_OF_OPS = {"torch", "numpy", "numba", "scipy"}
 

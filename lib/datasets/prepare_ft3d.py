@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.datasets.ft3d import FOLDER_NAMES
+from lib.datasets.ft3d import FOLDER_NAMES, SIGNS
 from lib.datasets.prepare_images import check_size, read_flo, read_pfm, read_png
 from lib.datasets.prepare_raw import Clouds, Piece, RawFrames, complete_frames, find_raw
 from lib.geometry import FLYINGTHINGS3D_CAMERA
@@ -39,7 +39,7 @@ def open_raw(raw: Path) -> RawFrames:
         ids, lacking = complete_frames(base / split, PIECES, lists=(FLOW, CHANGE, HIDDEN_LATER))
         names += [f"{split}/{frame}" for frame in ids]
         incomplete += lacking
-    return RawFrames(FOLDER_NAMES[0], names, lambda name: convert(base, name), incomplete)
+    return RawFrames(FOLDER_NAMES[0], names, lambda name: convert(base, name), incomplete, SIGNS)
 
 
 def convert(base: Path, name: str) -> Clouds:

@@ -27,13 +27,14 @@ class RawFrames(NamedTuple):
 
     folder: the processed folder's name. names: its frames, "000002" or "train/0000710". convert(name) -> Clouds, which
     raises InputError for a frame whose files are unfit. incomplete: how many frames were left out because a piece of
-    theirs is not there.
+    theirs is not there. signs: of x, y and z as stored; times them, points are in the project's frame.
     """
 
     folder: str
     names: list[str]
     convert: Callable[[str], Clouds]
     incomplete: int = 0
+    signs: np.ndarray = np.ones(3, np.float32)
 
 
 def find_raw(raw: Path, inner: str, is_it: Callable[[Path], bool], what: str) -> Path:

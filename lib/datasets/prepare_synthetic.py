@@ -25,7 +25,7 @@ def things(num_scenes: int) -> RawFrames:
         scene: Scene = parts[part][int(number)]
         return scene.pc1 * ft3d.SIGNS, scene.pc2 * ft3d.SIGNS
 
-    return RawFrames("synthetic-things", names, convert)
+    return RawFrames("synthetic-things", names, convert, signs=ft3d.SIGNS)
 
 
 def drive(num_scenes: int) -> RawFrames:
