@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test setup clean
+.PHONY: demo test setup image clean
 
 setup: $(VENV)/.installed
 
@@ -18,6 +18,10 @@ demo: setup
 test: setup
 	$(VENV)/bin/ruff check .
 	$(RUN) -m pytest
+
+image:
+	docker build --build-arg GIT_COMMIT="$$(git describe --always --abbrev=40 --dirty=-modified --exclude='*')" \
+	  --tag distill3d .
 
 clean:
 	rm -rf $(VENV) runs

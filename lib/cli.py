@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from lib import distributed
+from lib.datasets import DATASETS
 from lib.engine import seed_everything
 from lib.log import RunFolder, say
 from lib.ops import BACKENDS, use_backend
@@ -108,7 +109,8 @@ def add_data_flags(parser: argparse.ArgumentParser, datasets: Iterable[str], def
         "--data-root",
         type=Path,
         metavar="DIR",
-        help="folder that holds the processed data sets; not needed for the synthetic ones",
+        help="folder that holds the processed data sets; not needed for the synthetic ones (default: the environment "
+        "variable DATA_ROOT, which the container sets)",
     )
     group.add_argument(
         "--subset",
@@ -225,9 +227,11 @@ def check_output(flag: str, path: Path, endings: Iterable[str]) -> None:
 
 
 def parse_data(args: argparse.Namespace) -> argparse.Namespace:
-    """Fills in the defaults that depend on the data set."""
+    """Fills in the defaults that depend on the data set and, for its folder, on the environment."""
     if args.subset is None:
         args.subset = "quarter" if args.dataset == "ft3d" else "full"
+    if args.data_root is None and DATASETS[args.dataset].on_disk and os.environ.get("DATA_ROOT"):
+        args.data_root = Path(os.environ["DATA_ROOT"])
     return args
 
 

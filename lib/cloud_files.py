@@ -83,15 +83,15 @@ def read_flow(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return source, flow
 
 
-def encode_flow(suffix: str, source: np.ndarray, flow: np.ndarray) -> bytes:
+def encode_flow(suffix: str, source: np.ndarray, flow: np.ndarray, **more: np.ndarray) -> bytes:
     """The content of a flow file. source, flow (N, 3), metres, in the axes of the input.
 
-    .npz: arrays source and flow. .npy: flow alone. .ply: points x y z with the vector in nx ny nz and its length in
-    quality, which MeshLab and CloudCompare show. Raises InputError for another suffix.
+    .npz: arrays source and flow, and any more by their names. .npy: flow alone. .ply: points x y z with the vector in
+    nx ny nz and its length in quality, which MeshLab and CloudCompare show. Raises InputError for another suffix.
     """
     if suffix not in WRITERS:
         raise InputError(f"a flow cannot be written as {suffix or 'a file without ending'}; use {', '.join(WRITERS)}")
-    return WRITERS[suffix](source, flow)
+    return _npz(source, flow, **more) if suffix == ".npz" else WRITERS[suffix](source, flow)
 
 
 def _read_npz(path: Path) -> np.ndarray:
@@ -135,9 +135,9 @@ def _read_las(path: Path) -> np.ndarray:
     return np.asarray(cloud, dtype=np.float64)
 
 
-def _npz(source: np.ndarray, flow: np.ndarray) -> bytes:
+def _npz(source: np.ndarray, flow: np.ndarray, **more: np.ndarray) -> bytes:
     content = io.BytesIO()
-    np.savez(content, source=source, flow=flow)
+    np.savez(content, source=source, flow=flow, **more)
     return content.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Where a number comes from: code version, library versions, machine and command line."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -36,12 +37,15 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The project's commit, with "-modified" when tracked files differ from it; None outside a git repository."""
+    """The project's commit, with "-modified" when tracked files differ from it.
+
+    Outside a git repository what GIT_COMMIT says, which the container's build sets; None where that is not set either.
+    """
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("-modified" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("GIT_COMMIT") or None
 
 
 def _git(*arguments: str) -> str:

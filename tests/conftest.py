@@ -10,6 +10,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DATA_SHARED", ROOT.parent / "shared"))
+os.environ.pop("DATA_ROOT", None)  # a default of --data-root, set in the container
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

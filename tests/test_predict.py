@@ -105,6 +105,7 @@ WRITERS = {
     "velodyne.bin": lambda path, points: np.column_stack([points, points[:, :1]]).astype("<f4").tofile(path),
     "plain.las": las,
     "packed.laz": las,
+    "savetxt.txt": np.savetxt,
     "space.txt": text(" ", header="# x y z\n// made by a test\n"),
     "tab.xyz": text("\t", extra=("255", "0", "0")),
     "comma.csv": text(", "),
@@ -121,6 +122,15 @@ def test_every_format_comes_back(tmp_path, name):
     assert read.dtype in (np.float32, np.float64) and read.shape == points.shape
     rounded = name.endswith(("las", "laz")) or "ascii" in name  # what their writers do
     assert np.abs(read.astype(np.float32) - points).max() <= (2e-6 if rounded else 0.0)
+
+
+@pytest.mark.parametrize("order, name", [("<", "little"), (">", "big")])
+def test_both_byte_orders_as_another_library_reads_them(tmp_path, order, name):
+    header = f"ply\nformat binary_{name}_endian 1.0\nelement vertex {POINTS}\n"
+    header += "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    (tmp_path / "a.ply").write_bytes(header.encode() + cloud().astype(f"{order}f4").tobytes())
+    assert np.array_equal(np.asarray(trimesh.load(tmp_path / "a.ply").vertices, np.float32), cloud())
+    assert np.array_equal(read_cloud(tmp_path / "a.ply"), cloud())
 
 
 def test_no_format_is_forgotten():

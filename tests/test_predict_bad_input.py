@@ -1,5 +1,6 @@
 """Every unfit cloud, flag and place gets one line that says what is wrong, status 2, and no file is left."""
 
+import os
 import pickle
 
 import laspy
@@ -256,6 +257,13 @@ def test_out_is_a_folder(tmp_path, message):
     (tmp_path / "flow.ply").mkdir()
     assert message("source.npy", "target.npy", "--out", tmp_path / "flow.ply") == (
         "--out flow.ply: cannot be written there")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere; .ci/container runs this as another user")
+def test_out_without_permission(tmp_path, message):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    assert message("source.npy", "target.npy", "--out", tmp_path / "locked/flow.npz") == (
+        "--out locked/flow.npz: cannot be written there")
 
 
 def test_disk_full(tmp_path, message, monkeypatch):

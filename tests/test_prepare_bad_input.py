@@ -1,5 +1,6 @@
 """Every unfit download gets one line that names the file and the fix, and leaves no part of a frame behind."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -112,6 +113,14 @@ def test_out_cannot_be_written(raw, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert message(capsys, "kitti", raw / "kitti", tmp_path / "file") == (
         f"cannot make the folder {tmp_path / 'file/KITTI_processed_occ_final'}: Not a directory")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere; .ci/container runs this as another user")
+def test_out_without_permission(raw, tmp_path, capsys):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    out = tmp_path / "locked/out"
+    assert message(capsys, "kitti", raw / "kitti", out) == (
+        f"cannot make the folder {out / 'KITTI_processed_occ_final'}: Permission denied")
 
 
 def test_disk_full(raw, tmp_path, capsys, monkeypatch):

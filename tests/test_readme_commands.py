@@ -1,0 +1,239 @@
+"""Every command of README.md runs: in its order, in a copy of the project, on tiny stand-ins for the files it names.
+
+A command is a line of an indented or fenced block that begins with one of PROGRAMS, or `such code` within the text that
+begins so or with a script's name. To cover a new command give its script its tiny sizes in SIZES, and put what stands
+for a file that it names into `stand_ins`. A command that nobody covered fails.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.checkpoint import save_checkpoint
+from models import build_model
+from tests.raw_files import ft3d_clouds, write_ft3d_frame, write_kitti_frame
+from tests.runs import ROOT, environment, save_teacher, write_ft3d, write_kitti
+
+PROGRAMS = (".", "python", "python3", "torchrun", "make", "docker", "pip", "bash", "sh", "sudo", "conda", "git", "uv")
+PARTS = ("lib", "models", "experiments", "results", "checkpoints")
+
+# What is put behind a command to make it tiny; of flags given twice the later counts.
+TRAINING = "--num-points 128 --batch-size 2 --steps 1 --workers 0 --device cpu"
+SIZES = {
+    "train_teacher.py": TRAINING,
+    "train_student.py": TRAINING,
+    "evaluate.py": "--num-points 128 --device cpu",
+    "visualize.py": "--num-points 128 --device cpu",
+    "predict.py": "--device cpu",
+    "prepare_data.py": "--workers 1",
+    "prepare_data.py synthetic": "--workers 1 --scenes 1",
+    "convert_checkpoint.py": "",
+    "experiments/make_tables.py": "",
+}
+LEFT_OUT = ("--epochs", "--num-points", "--num-scenes")  # with their values: SIZES says what stands for them
+
+
+# ---- finding the commands ----
+
+def commands(text: str) -> list[str]:
+    """The commands of a document in their order, with continued lines joined and comments cut off."""
+    scripts = tuple(path.name for path in ROOT.glob("*.py"))
+    found, prose, fence = [], "", None  # fence: the language of the fenced block that a line is in
+    for line in [*text.replace("\\\n", " ").splitlines(), ""]:
+        fenced = fence is not None or line.startswith("```")
+        if line.startswith("```"):
+            fence = line.strip("`").strip() if fence is None else None
+        elif not fenced and not line.startswith("    ") and line.strip():
+            prose += " " + line
+            continue
+        spans = [code.split() for code in re.findall(r"`([^`]+)`", prose)]
+        found += [" ".join(words) for words in spans if len(words) > 1 and words[0] in (*PROGRAMS, *scripts)]
+        prose = ""
+        in_block = fence in ("bash", "sh", "console") if fenced else line.startswith("    ")
+        if in_block and line.split()[0] in PROGRAMS:
+            found.append(line)
+    parts = [part for line in found for part in line.split("&&")]
+    return [" ".join(shlex.split(part, comments=True)) for part in parts]
+
+
+def alternatives(command: str) -> list[list[str]]:
+    """A command with every choice of its words such as zero|nearest."""
+    return [list(words) for words in product(*(word.split("|") for word in command.split()))]
+
+
+COMMANDS = list(dict.fromkeys(commands((ROOT / "README.md").read_text())))
+
+
+def test_commands_are_found():
+    text = ("Say `make demo` or `evaluate.py --baseline\nzero`, `loss`:\n\n    python a.py IN \\\n      OUT  # why\n"
+            "    x = python\n\n```bash\nmake a && make b\n```\n\n```python\npython = 1\n```\n")  # fmt: skip
+    assert commands(text) == ["make demo", "evaluate.py --baseline zero", "python a.py IN OUT", "make a", "make b"]
+    assert alternatives("evaluate.py --baseline zero|nearest") == [
+        ["evaluate.py", "--baseline", "zero"], ["evaluate.py", "--baseline", "nearest"]]  # fmt: skip
+    assert len(COMMANDS) > 10
+
+
+# ---- running those of this project, one after the other in one process ----
+
+IN_TURN = """
+import contextlib, importlib, io, json, os, runpy, sys, traceback
+sys.path.insert(0, os.getcwd())
+for line in sys.stdin:
+    job = json.loads(line)
+    os.environ.pop("DATA_ROOT", None)
+    os.environ.update(job["environment"])
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        script, *flags = job["words"]
+        sys.argv = [script, *flags]
+        try:
+            sys.path.insert(0, os.path.dirname(script))
+            status = importlib.import_module(os.path.basename(script)[:-3]).main(flags)
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            said.write(traceback.format_exc())
+            status = 1
+    print(json.dumps([status, said.getvalue()]), file=sys.__stdout__, flush=True)
+"""
+
+
+class Project:
+    """A copy of the project with stand-ins for the files that README.md names."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for path in [*ROOT.glob("*.py"), *(ROOT / name for name in PARTS if (ROOT / name).is_dir())]:
+            if path.is_dir():
+                ignored = shutil.ignore_patterns("*.pt", "*.pth") if path.name == "checkpoints" else None
+                shutil.copytree(path, folder / path.name, ignore=ignored)
+            else:
+                shutil.copy2(path, folder)
+        stand_ins(folder)
+        self.process = subprocess.Popen([sys.executable, "-c", IN_TURN], cwd=folder, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, env=environment() | {"PYTHONPATH": ""},
+                                        text=True)  # fmt: skip
+
+    def run(self, words: list[str], variables: dict[str, str]) -> None:
+        script = words[0] + (" synthetic" if words[1:2] == ["synthetic"] else "")
+        assert script in SIZES, f"no tiny sizes for {script} in {Path(__file__).name}"
+        job = {"words": [*without(words, LEFT_OUT), *SIZES[script].split()], "environment": variables}
+        status, said = self.answer(job)
+        if run := re.search(r"(\S+) already holds a run", said):  # of an earlier command
+            shutil.rmtree(self.folder / run[1])
+            status, said = self.answer(job)
+        assert status == 0, said
+
+    def answer(self, job: dict) -> tuple[int, str]:
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        return tuple(json.loads(self.process.stdout.readline()))
+
+
+def stand_ins(folder: Path) -> None:
+    """Files and folders under the names that README.md gives them."""
+    write_ft3d(write_kitti(folder / "DATA"), train=16)
+    for k in range(2):
+        write_kitti_frame(folder / "RAW/training", f"{k:06d}", k)
+    for name in ("train/0000000", "val/0000000"):
+        write_ft3d_frame(folder / "RAW/FlyingThings3D_subset", name, *ft3d_clouds(0, 500))
+    save_checkpoint(folder / "IN", build_model("teacher"), {})  # of the published widths
+    for name in ("best.pt", "P"):
+        save_teacher(folder / name)
+    (folder / "FRAMES").mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        points = rng.uniform((4, -8, -1), (30, 8, 4), (200, 3)).astype(np.float32)  # x forward, y left, z up
+        for path in (folder / f"{k:04d}.bin", folder / f"FRAMES/{k:04d}.bin"):
+            np.column_stack([points, points[:, 0]]).astype("<f4").tofile(path)
+        header = "ply\nformat ascii 1.0\nelement vertex 200\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+        rows = "\n".join(f"{-y} {-z} {x}" for x, y, z in points)  # x right, y down, z forward
+        (folder / f"{('before', 'after', 'later')[k]}.ply").write_text(f"{header}end_header\n{rows}\n")
+
+
+def without(words: list[str], flags: tuple[str, ...]) -> list[str]:
+    """The words less these flags and their values."""
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if word not in flags and before not in flags]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("readme"))
+    yield project
+    project.process.stdin.close()
+    project.process.wait(timeout=30)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(project, command):
+    for words in alternatives(command):
+        program = words[0] if words[0] in PROGRAMS else "python"
+        assert program in HANDLERS, f"nothing here says how to try a command of {program}: {command}"
+        HANDLERS[program](project, words[words[0] in PROGRAMS :])
+
+
+def run_python(project: Project, words: list[str], variables: dict[str, str] | None = None) -> None:
+    if words == ["-m", "venv", ".venv"]:
+        return
+    project.run([word for word in words if word != "..."], variables or {"DATA_ROOT": "DATA"})
+
+
+def run_torchrun(project: Project, words: list[str]) -> None:
+    """Here in one process; test_distributed.py has two."""
+    option, *rest = words
+    assert option == "--nproc-per-node=2"
+    run_python(project, rest)
+
+
+def check_make(project: Project, words: list[str]) -> None:
+    made = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+
+
+def check_activate(project: Project, words: list[str]) -> None:
+    assert words == [".venv/bin/activate"]
+
+
+def check_pip(project: Project, words: list[str]) -> None:
+    assert words[:2] == ["install", "-r"] and (ROOT / words[2]).is_file()
+
+
+def check_bash(project: Project, words: list[str]) -> None:
+    assert subprocess.run(["bash", "-n", words[0]], cwd=ROOT).returncode == 0
+
+
+def check_docker(project: Project, words: list[str]) -> None:
+    """The image is the one that `make image` builds, the mount the one that it reads; the command in it runs here."""
+    dockerfile, makefile = (ROOT / "Dockerfile").read_text(), (ROOT / "Makefile").read_text()
+    image = re.search(r"--tag (\S+)", makefile)[1]
+    if words[0] == "build":
+        assert words[-1] == "." and words[words.index("-t") + 1] == image
+        return
+    verb, *rest = words
+    assert verb == "run"
+    options = {"--gpus": 1, "-v": 1, "--rm": 0, "-it": 0, "--read-only": 0, "--tmpfs": 1, "--user": 1, "--network": 1,
+               "--shm-size": 1}  # fmt: skip
+    mounts = []
+    while rest[0].startswith("-"):
+        flag, _, value = rest.pop(0).partition("=")
+        assert flag in options, f"docker run has no option {flag} that this test knows"
+        if options[flag] and not value:
+            value = rest.pop(0)
+        if flag == "-v":
+            mounts.append(value)
+    assert mounts[0].split(":") == ["DATA", "/data"] and "DATA_ROOT=/data" in dockerfile
+    assert rest.pop(0) == image
+    assert rest.pop(0) == "python"
+    run_python(project, [word.replace("/data", "DATA") for word in rest], {"DATA_ROOT": "DATA"})
+
+
+HANDLERS = {".": check_activate, "python": run_python, "python3": run_python, "torchrun": run_torchrun,
+            "make": check_make, "pip": check_pip, "bash": check_bash, "docker": check_docker}  # fmt: skip
