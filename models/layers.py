@@ -29,6 +29,10 @@ class WeightNet(nn.Sequential):
             nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, WEIGHTS), nn.ReLU()
         )
 
+    def forward(self, offset: Tensor) -> Tensor:
+        """The three layers in one pass over the offsets."""
+        return ops.weight_net(offset, *(value for layer in list(self)[::2] for value in (layer.weight, layer.bias)))
+
 
 class PointConvAggregation(nn.Module):
     """PointConv of the queries' neighbours, without normalisation or activation.
@@ -43,7 +47,7 @@ class PointConvAggregation(nn.Module):
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
         weights = self.weightnet(offset)  # (B, N, K, 16)
-        return self.linear(ops.pointconv_aggregate(offset, features, index, weights))
+        return ops.pointconv_linear(offset, features, index, weights, self.linear.weight, self.linear.bias)
 
 
 class PointConvDown(PointConvAggregation):

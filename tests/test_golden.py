@@ -95,5 +95,5 @@ def test_fast_and_reference_agree_in_float32(shared, published_file):
             flows.append(net(xyz1[:, :2048], xyz2[:, :2048]).flows)
     for fast, slow in zip(*flows, strict=True):
         difference = (fast - slow).norm(dim=-1)
-        assert difference.median() <= 1e-6
+        assert difference.median() <= 2e-6  # each is about 1e-6 m from the result in float64
         assert (difference > 1e-4).float().mean() <= 0.003

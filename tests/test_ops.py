@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 
 from lib import ops
 from lib.ops import InputError, reference
+from lib.ops.buckets import bucket_clouds
 
 generator = torch.Generator().manual_seed(0)
 
@@ -61,6 +62,48 @@ DTYPES = [torch.float32, torch.float64]
 def test_knn_equals_the_twin(make, dtype, k):
     query, support = make(2, 150).to(dtype), make(2, 70).to(dtype)
     assert torch.equal(ops.knn(query, support, k), reference.knn(query, support, k))
+
+
+def lumpy_cloud(points: int) -> torch.Tensor:
+    """Points of very uneven density: a dense lump, a wide spread, copies of a single point, a few far away."""
+    parts = [
+        torch.randn(points // 2, 3, generator=generator) * 0.01,
+        torch.rand(points // 4, 3, generator=generator) * 30,
+        torch.full((points // 5, 3), 0.25),
+    ]
+    parts.append(torch.randn(points - sum(map(len, parts)), 3, generator=generator) * 1e4)
+    return torch.cat(parts)[torch.randperm(points, generator=generator)][None]
+
+
+@pytest.mark.parametrize("k", [1, 3, 16, 32, 100])
+def test_knn_of_many_points(k):
+    """Many boxes of points, of all widths, and more equal distances than there is room for candidates."""
+    query, support = lumpy_cloud(700), lumpy_cloud(1501)
+    assert torch.equal(ops.knn(query, support, k), reference.knn(query, support, k))
+    assert torch.equal(ops.knn(support, support, k), reference.knn(support, support, k))
+
+
+def test_sampling_of_many_points():
+    xyz = torch.cat([lumpy_cloud(1501), lumpy_cloud(1501), grid_cloud(1, 1501).float()])
+    assert torch.equal(ops.furthest_point_sample(xyz, 1300), reference.furthest_point_sample(xyz, 1300))
+
+
+@pytest.mark.parametrize("points", [1, 15, 16, 17, 333])
+def test_boxes_hold_every_point_once(points):
+    cloud = lumpy_cloud(max(points, 20))[0, :points].numpy()
+    boxes = bucket_clouds([cloud], 16)[0]
+    assert np.array_equal(np.sort(boxes.order), np.arange(-(-points // 16) * 16))
+    inside = boxes.points.transpose(0, 2, 1).reshape(-1, 3)[:points]
+    assert np.array_equal(inside, cloud[boxes.order[:points]])
+    assert (np.repeat(boxes.low.T, 16, axis=0)[:points] <= inside).all()
+    assert (np.repeat(boxes.high.T, 16, axis=0)[:points] >= inside).all()
+
+
+def test_a_cloud_that_was_changed_in_place_is_searched_anew():
+    query, support = uniform_cloud(1, 200), uniform_cloud(1, 300)
+    ops.knn(query, support, 5)
+    support[0, 150:] += 3
+    assert torch.equal(ops.knn(query, support, 5), reference.knn(query, support, 5))
 
 
 def test_knn_distances_equal_scipy():
@@ -119,6 +162,14 @@ def cases(make) -> dict:
         "pointconv_aggregate": (
             [normal(2, 13, 4, 3), normal(2, 11, 6), normal(2, 13, 4, 16)],
             lambda o, f, w, op: op.pointconv_aggregate(o, f, index.to(o.device), w),
+        ),
+        "pointconv_linear": (
+            [normal(2, 13, 4, 3), normal(2, 11, 6), normal(2, 13, 4, 16), normal(5, 9 * 16), normal(5)],
+            lambda o, f, w, m, b, op: op.pointconv_linear(o, f, index.to(o.device), w, m, b),
+        ),
+        "weight_net": (
+            [normal(2, 13, 4, 3), normal(8, 3), normal(8), normal(6, 8), normal(6), normal(16, 6), normal(16)],
+            lambda o, *layers: layers[-1].weight_net(o, *layers[:-1]),
         ),
         "flow_embedding": (
             [normal(2, 13, 6), normal(2, 11, 6), normal(7, 6), normal(7)],
@@ -197,7 +248,7 @@ def test_autocast_keeps_sums_in_full_precision():
 def test_every_public_operation_has_a_twin_of_the_same_signature():
     for name in (
         "furthest_point_sample", "knn", "gather", "inverse_distance_weights", "weighted_sum", "pointconv_aggregate",
-        "flow_embedding",
+        "flow_embedding", "pointconv_linear", "weight_net",
     ):  # fmt: skip
         assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(reference, name))
 
@@ -237,6 +288,15 @@ BAD = [
         lambda: ops.flow_embedding(XYZ, XYZ, INDEX, torch.eye(4), torch.zeros(4)),
         "flow_embedding: query (2, 8, 3) must be (B, N, C), support (2, 8, 3) (B, M, C), index (2, 8, 4) (B, N, K), "
         "weight (4, 4) (D, C), bias (4,) (D)",
+    ),
+    (
+        lambda: ops.pointconv_linear(XYZ, XYZ, INDEX, XYZ, torch.eye(96), torch.zeros(9)),
+        "pointconv_linear: matrix (96, 96) must be (D, 96) for features (2, 8, 3), and bias (9,) (D)",
+    ),
+    (
+        lambda: ops.weight_net(XYZ, torch.eye(3), torch.zeros(3), torch.eye(4), torch.zeros(4)),
+        "weight_net: offset (2, 8, 3) needs three times weight (D, inputs) and bias (D), got (3, 3), (3,), (4, 4), "
+        "(4,)",
     ),
     (lambda: ops.set_backend("quick"), "ops: unknown backend 'quick': choose one of auto, fast, reference"),
 ]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SCRIPTS = [
     "train_teacher.py", "train_student.py", "evaluate.py", "visualize.py", "prepare_data.py", "predict.py",
-    "convert_checkpoint.py", "sweep.py", "experiments/make_tables.py",
+    "convert_checkpoint.py", "sweep.py", "benchmark.py", "experiments/make_tables.py",
 ]  # fmt: skip
 OTHERS = {"--help", "--nproc-per-node", "--gpus", "--user", "--read-only", "--tmpfs", "--shm-size"}  # torchrun, docker
 

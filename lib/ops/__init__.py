@@ -11,7 +11,9 @@ from lib.ops.gather import gather
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn
 from lib.ops.pointconv import pointconv_aggregate
+from lib.ops.pointconv_linear import pointconv_linear
 from lib.ops.sampling import furthest_point_sample
+from lib.ops.weight_net import weight_net
 
 __all__ = [
     "BACKENDS",
@@ -23,7 +25,9 @@ __all__ = [
     "inverse_distance_weights",
     "knn",
     "pointconv_aggregate",
+    "pointconv_linear",
     "set_backend",
     "use_backend",
+    "weight_net",
     "weighted_sum",
 ]

@@ -10,10 +10,11 @@ from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_index
+from lib.ops.product import times
 from lib.ops.reference import NEGATIVE_SLOPE
 from lib.ops.threads import run_in_ranges
 
-CHUNK_BYTES = 1 << 19  # hidden values held at once a thread: about half of a core's second-level cache
+CHUNK_BYTES = 1 << 21  # hidden values held at once a thread: few enough for the cache, many enough for few calls
 
 
 def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -38,34 +39,40 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
     check_alike("flow_embedding", query=query, support=support, weight=weight, bias=bias)
     if not runs_compiled(query, support, weight):
         return reference.flow_embedding(query, support, index, weight, bias)
-    return _FlowEmbedding.apply(query, support, index, weight, bias)
+    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (query, support, weight, bias))
+    return _FlowEmbedding.apply(query, support, index, weight, bias, differentiated)
 
 
 class _FlowEmbedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, support, index, weight, bias):
+    def forward(ctx, query, support, index, weight, bias, differentiated):
         rows = flat_index(index, support.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
         queries = query.detach().reshape(-1, query.shape[2]).contiguous()  # (B N, C)
         table = support.detach().reshape(-1, query.shape[2]).contiguous()  # (B M, C)
         matrix = weight.detach().contiguous()
         out = torch.empty(len(rows), len(matrix), dtype=query.dtype)
-        winner = torch.empty(out.shape, dtype=torch.int32)
+        winner = torch.empty(out.shape if differentiated else (0, 0), dtype=torch.int32)
         neighbours = rows.shape[1]
         step = max(1, CHUNK_BYTES // (neighbours * (matrix.shape[0] + matrix.shape[1]) * query.element_size()))
-        shift = bias.detach().numpy()
+        args = [t.numpy() for t in (queries, table, rows)]
+        shift, right, values, first = bias.detach().numpy(), matrix.numpy(), out.numpy(), winner.numpy()
 
         def run(start, stop):
+            # Tensors made here: those of the caller may be inference tensors, which other threads must not touch.
+            product = times(torch.from_numpy(right))
             hidden = torch.empty(step * neighbours, matrix.shape[1], dtype=query.dtype)
-            mixed = torch.empty(step * neighbours, matrix.shape[0], dtype=query.dtype)
             for a in range(start, stop, step):
                 count = min(step, stop - a)
-                h, m = hidden[: count * neighbours], mixed[: count * neighbours]
-                _hidden(queries.numpy(), table.numpy(), rows.numpy(), h.numpy(), a, count)
-                torch.mm(h, matrix.T, out=m)
-                _maximum(m.numpy(), shift, out.numpy(), winner.numpy(), a, count, neighbours)
+                part = hidden[: count * neighbours]
+                _hidden(*args, part.numpy(), a, count)
+                mixed = product(part).numpy()
+                if differentiated:
+                    _first_maximum(mixed, values, first, a, count, neighbours)
+                else:
+                    _maximum(mixed, values, a, count, neighbours)
+                _shift_and_bend(shift, values, a, a + count)
 
-        with torch.no_grad():
-            run_in_ranges(run, len(rows))
+        run_in_ranges(run, len(rows))
         ctx.save_for_backward(queries, table, rows, matrix, out, winner)
         ctx.shapes = query.shape, support.shape
         return out.view(*index.shape[:2], -1)
@@ -88,41 +95,59 @@ class _FlowEmbedding(torch.autograd.Function):
         zero = np.zeros((), args[0].dtype)
         grad_table = torch.from_numpy(sum((part[0] for part in parts), zero)).view(ctx.shapes[1])
         grad_matrix = torch.from_numpy(sum((part[1] for part in parts), zero))
-        return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0)
+        return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0), None
 
 
 @compiled()
 def _hidden(queries, table, rows, hidden, start, count):
     """hidden (count K, C) = LeakyReLU(query + support) for the queries start..start+count."""
     slope = hidden.dtype.type(NEGATIVE_SLOPE)
-    row = 0
-    for r in range(start, start + count):
-        for k in range(rows.shape[1]):
-            source = rows[r, k]
-            for c in range(queries.shape[1]):
-                value = queries[r, c] + table[source, c]
-                hidden[row, c] = max(value, slope * value)  # LeakyReLU, as the slope is below 1
-            row += 1
+    neighbours = rows.shape[1]
+    for i in range(count):
+        query = queries[start + i]
+        for k in range(neighbours):
+            near, row = table[rows[start + i, k]], hidden[i * neighbours + k]
+            for c in range(len(row)):
+                value = query[c] + near[c]
+                row[c] = max(value, slope * value)  # LeakyReLU, as the slope is below 1
 
 
 @compiled()
-def _maximum(mixed, bias, out, winner, start, count, neighbours):
-    """out = LeakyReLU(max_k mixed + bias), winner = the first k that reaches the maximum."""
-    slope = out.dtype.type(NEGATIVE_SLOPE)
-    width = out.shape[1]
+def _maximum(mixed, out, start, count, neighbours):
+    """out = max_k mixed."""
     for i in range(count):
-        r, first = start + i, i * neighbours
-        out[r] = mixed[first]
-        winner[r] = 0
+        best = out[start + i]
+        best[:] = mixed[i * neighbours]
         for k in range(1, neighbours):
-            for c in range(width):
-                value = mixed[first + k, c]
-                wins = value > out[r, c]
-                out[r, c] = value if wins else out[r, c]
-                winner[r, c] = k if wins else winner[r, c]
-        for c in range(width):
-            value = out[r, c] + bias[c]
-            out[r, c] = max(value, slope * value)
+            row = mixed[i * neighbours + k]
+            for c in range(len(best)):
+                best[c] = row[c] if row[c] > best[c] else best[c]
+
+
+@compiled()
+def _first_maximum(mixed, out, winner, start, count, neighbours):
+    """out = max_k mixed, winner = the first k that reaches it."""
+    for i in range(count):
+        best, who = out[start + i], winner[start + i]
+        best[:] = mixed[i * neighbours]
+        who[:] = 0
+        for k in range(1, neighbours):
+            row = mixed[i * neighbours + k]
+            for c in range(len(best)):
+                wins = row[c] > best[c]
+                best[c] = row[c] if wins else best[c]
+                who[c] = k if wins else who[c]
+
+
+@compiled()
+def _shift_and_bend(bias, out, start, stop):
+    """out = LeakyReLU(out + bias): the order of the values, and so their maximum, stays as it is."""
+    slope = out.dtype.type(NEGATIVE_SLOPE)
+    for r in range(start, stop):
+        row = out[r]
+        for c in range(len(row)):
+            value = row[c] + bias[c]
+            row[c] = max(value, slope * value)
 
 
 @compiled(fastmath={"contract"})

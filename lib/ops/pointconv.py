@@ -23,17 +23,22 @@ def pointconv_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights
 
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
+    offset, features, weights = full_precision(offset, features, weights)
+    check_aggregate(offset, features, index, weights)
+    if not runs_compiled(offset, features, weights):
+        return reference.pointconv_aggregate(offset, features, index, weights)
+    return _PointConvAggregate.apply(offset, features, index, weights)
+
+
+def check_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights: Tensor) -> None:
+    """Raises InputError unless the arguments of ``pointconv_aggregate`` go together."""
     if features.dim() != 3 or offset.shape != (*index.shape, 3) or weights.shape != (*index.shape, WIDTH):
         raise InputError(
             f"pointconv_aggregate: offset {tuple(offset.shape)} must be (B, N, K, 3), features {tuple(features.shape)} "
             f"(B, M, C), index {tuple(index.shape)} (B, N, K), weights {tuple(weights.shape)} (B, N, K, {WIDTH})"
         )
-    offset, features, weights = full_precision(offset, features, weights)
     check_index("pointconv_aggregate", index, features, dims=3)
     check_alike("pointconv_aggregate", features=features, offset=offset, weights=weights)
-    if not runs_compiled(offset, features, weights):
-        return reference.pointconv_aggregate(offset, features, index, weights)
-    return _PointConvAggregate.apply(offset, features, index, weights)
 
 
 class _PointConvAggregate(torch.autograd.Function):
@@ -46,8 +51,9 @@ class _PointConvAggregate(torch.autograd.Function):
         ctx.save_for_backward(offsets, table, rows, kernel)
         ctx.shapes = offset.shape, features.shape, weights.shape
         out = torch.empty(len(rows), 3 + table.shape[1], WIDTH, dtype=features.dtype)
-        args = offsets.numpy(), table.numpy(), rows.numpy(), kernel.numpy(), out.numpy()
-        run_in_ranges(lambda a, b: _aggregate_forward(*args, a, b), len(rows))
+        args = offsets.numpy(), table.numpy(), rows.numpy(), kernel.numpy()
+        values = out.numpy()
+        run_in_ranges(lambda a, b: aggregate_forward(*args, values[a:b], a, b), len(rows))
         return out.view(*index.shape[:2], -1)
 
     @staticmethod
@@ -56,11 +62,12 @@ class _PointConvAggregate(torch.autograd.Function):
         offsets, table, rows, kernel = ctx.saved_tensors
         grad_out = grad_out.reshape(len(rows), -1, WIDTH).contiguous()  # (B N, 3 + C, 16)
         grad_offsets, grad_kernel = torch.empty_like(offsets), torch.empty_like(kernel)
-        args = [t.numpy() for t in (offsets, table, rows, kernel, grad_out, grad_offsets, grad_kernel)]
+        args = [t.numpy() for t in (offsets, table, rows, kernel)]
+        values, grads = grad_out.numpy(), (grad_offsets.numpy(), grad_kernel.numpy())
 
         def run(start, stop):
             grad_table = np.zeros(table.shape, args[1].dtype)
-            _aggregate_backward(*args, grad_table, start, stop)
+            aggregate_backward(*args, values[start:stop], *grads, grad_table, start, stop)
             return grad_table
 
         grad_table = sum(run_in_ranges(run, len(rows)), np.zeros((), args[1].dtype))
@@ -81,21 +88,28 @@ def _inputs(offsets, table, rows, r, inputs):
 
 
 @compiled()
-def _aggregate_forward(offsets, table, rows, kernel, out, start, stop):
+def aggregate_forward(
+    offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, out: np.ndarray, start: int, stop: int
+) -> None:
+    """The queries start..stop of rows (R, K) into out (stop - start, 3 + C, 16)."""
     inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
     for r in range(start, stop):
         _inputs(offsets, table, rows, r, inputs)
-        np.dot(inputs, kernel[r], out[r])  # (3 + C, K) (K, 16): a small matrix product a query
+        np.dot(inputs, kernel[r], out[r - start])  # (3 + C, K) (K, 16): a small matrix product a query
 
 
 @compiled()
-def _aggregate_backward(offsets, table, rows, kernel, grad_out, grad_offsets, grad_kernel, grad_table, start, stop):
+def aggregate_backward(
+    offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, grad_out: np.ndarray,
+    grad_offsets: np.ndarray, grad_kernel: np.ndarray, grad_table: np.ndarray, start: int, stop: int,
+) -> None:  # fmt: skip
+    """grad_out (stop - start, 3 + C, 16) of the queries start..stop; grad_table is added to, the others are written."""
     inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
     grads = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
     for r in range(start, stop):
         _inputs(offsets, table, rows, r, inputs)
-        np.dot(inputs.T, grad_out[r], grad_kernel[r])  # (K, 3 + C) (3 + C, 16)
-        np.dot(kernel[r], grad_out[r].T, grads)  # (K, 16) (16, 3 + C)
+        np.dot(inputs.T, grad_out[r - start], grad_kernel[r])  # (K, 3 + C) (3 + C, 16)
+        np.dot(kernel[r], grad_out[r - start].T, grads)  # (K, 16) (16, 3 + C)
         for k in range(rows.shape[1]):
             source = rows[r, k]
             for c in range(3):

@@ -75,6 +75,20 @@ def pointconv_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights
     return (inputs.transpose(2, 3) @ weights).flatten(2)  # (B, N, 3 + C, W) -> (B, N, (3 + C) W)
 
 
+def pointconv_linear(
+    offset: Tensor, features: Tensor, index: Tensor, weights: Tensor, matrix: Tensor, bias: Tensor
+) -> Tensor:
+    """``pointconv_aggregate``, then the linear layer matrix (D, (3 + C) W), bias (D): (B, N, D)."""
+    return F.linear(pointconv_aggregate(offset, features, index, weights), matrix, bias)
+
+
+def weight_net(offset: Tensor, *layers: Tensor) -> Tensor:
+    """offset (..., 3) -> (..., D_3): three linear layers (weight and bias of each in turn), each followed by ReLU."""
+    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+        offset = F.relu(F.linear(offset, weight, bias))
+    return offset
+
+
 def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """query (B, N, C), support (B, M, C), index (B, N, K), weight (D, C), bias (D) -> (B, N, D).
 

@@ -6,11 +6,14 @@ from torch import Tensor
 
 from lib.ops import reference
 from lib.ops.backend import runs_compiled
+from lib.ops.buckets import bucket_clouds
 from lib.ops.checks import check_clouds, check_finite
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.threads import run_side_by_side
 
+LANES = 8
+BOX = 8 * LANES  # points
 
 def furthest_point_sample(xyz: Tensor, count: int) -> Tensor:
     """Spreads ``count`` samples over each cloud: every pick is the point furthest from the picks before it.
@@ -27,38 +30,58 @@ def furthest_point_sample(xyz: Tensor, count: int) -> Tensor:
     xyz = xyz.detach()
     if not runs_compiled(xyz):
         return reference.furthest_point_sample(xyz, count)
-    clouds = [np.ascontiguousarray(cloud.T) for cloud in xyz.double().numpy()]  # each (3, N): SIMD runs along N
-    picks = run_side_by_side([lambda cloud=cloud: _sample(cloud, count) for cloud in clouds])
+    clouds = bucket_clouds(list(xyz.numpy()), BOX)
+    picks = run_side_by_side([lambda cloud=cloud: _sample(*cloud, count) for cloud in clouds])
     return torch.from_numpy(np.stack(picks))
 
 
 @compiled()
-def _sample(xyz, count):
-    n = xyz.shape[1]
+def _sample(order, points, low, high, count):
+    boxes, _, size = points.shape
     picks = np.zeros(count, np.int64)
-    nearest = np.full(n, np.inf)  # squared distance to the nearest pick so far
-    lanes = 8
-    best = np.empty(lanes)
+    nearest = np.full((boxes, size), np.inf)  # squared distance to the nearest pick so far, by place
+    for lane in range(size):
+        if points[boxes - 1, 0, lane] == np.inf:
+            nearest[boxes - 1, lane] = -1.0  # behind the last point
+    furthest = np.full(boxes, np.inf)  # the largest of them in each box
+    gap = np.empty(boxes)
+    place = 0
+    while order[place] != 0:
+        place += 1
     for i in range(1, count):
-        x, y, z = xyz[0, picks[i - 1]], xyz[1, picks[i - 1]], xyz[2, picks[i - 1]]
-        best[:] = -1.0
-        whole = n - n % lanes
-        for start in range(0, whole, lanes):
-            for lane in range(lanes):  # independent maxima, so that this loop becomes vector instructions
-                j = start + lane
-                dx, dy, dz = xyz[0, j] - x, xyz[1, j] - y, xyz[2, j] - z
-                d = dx * dx + dy * dy + dz * dz
-                d = d if d < nearest[j] else nearest[j]
-                nearest[j] = d
-                best[lane] = d if d > best[lane] else best[lane]
-        furthest = best.max()
-        for j in range(whole, n):
-            dx, dy, dz = xyz[0, j] - x, xyz[1, j] - y, xyz[2, j] - z
-            d = dx * dx + dy * dy + dz * dz
-            nearest[j] = min(d, nearest[j])
-            furthest = max(furthest, nearest[j])
-        pick = 0
-        while nearest[pick] != furthest:  # the first of equals
-            pick += 1
+        box, lane = place // size, place % size
+        x, y, z = points[box, 0, lane], points[box, 1, lane], points[box, 2, lane]
+        for b in range(boxes):
+            dx = max(low[0, b] - x, x - high[0, b], 0.0)
+            dy = max(low[1, b] - y, y - high[1, b], 0.0)
+            dz = max(low[2, b] - z, z - high[2, b], 0.0)
+            gap[b] = dx * dx + dy * dy + dz * dz
+        best = -1.0
+        for b in range(boxes):
+            if gap[b] < furthest[b]:  # the last pick may be nearer to points of this box than those before it
+                furthest[b] = _update(points[b], nearest[b], x, y, z)
+            best = max(best, furthest[b])
+        pick = len(order)
+        for b in range(boxes):
+            if furthest[b] == best:
+                for lane in range(size):
+                    j = b * size + lane
+                    if nearest[b, lane] == best and order[j] < pick:  # the lowest row of equals
+                        pick, place = order[j], j
         picks[i] = pick
     return picks
+
+
+@compiled()
+def _update(points, nearest, x, y, z):
+    """Takes the pick at x, y, z into account in one box; returns the largest distance left in it."""
+    for j in range(len(nearest)):
+        dx, dy, dz = points[0, j] - x, points[1, j] - y, points[2, j] - z
+        d = dx * dx + dy * dy + dz * dz
+        nearest[j] = d if d < nearest[j] else nearest[j]
+    lanes = nearest[:LANES].copy()  # independent maxima, so that this loop becomes vector instructions
+    for start in range(LANES, len(nearest), LANES):
+        for lane in range(LANES):
+            d = nearest[start + lane]
+            lanes[lane] = d if d > lanes[lane] else lanes[lane]
+    return lanes.max()

@@ -1,0 +1,75 @@
+"""Measuring: time, peak memory and the machine's own best rate."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lib.evaluation import synchronise
+from lib.ops.errors import InputError
+from lib.provenance import PROJECT_ROOT
+
+PRODUCTS = ((2048, 2048, 2048), (8192, 2048, 128))  # rows, inner, columns: a large square and a layer of the network
+
+
+def timed(call: Callable[[], Any], device: torch.device, repeats: int, warmup: int = 1) -> dict[str, Any]:
+    """Seconds of ``call`` with the device synchronised: median, quartiles and every single one, after a warm-up."""
+    for _ in range(warmup):
+        call()
+    seconds = []
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return spread(seconds)
+
+
+def alternately(calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int) -> dict[str, dict[str, Any]]:
+    """``timed`` for several calls in turns, so that a slow moment of the machine meets them all."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            seconds[name] += timed(call, device, 1, warmup=0)["all"]
+    return {name: spread(values) for name, values in seconds.items()}
+
+
+def spread(seconds: list[float]) -> dict[str, Any]:
+    """Median, quartiles and all values."""
+    low, median, high = np.percentile(seconds, [25, 50, 75]).tolist()
+    return {"median_seconds": median, "quartiles": [low, high], "all": seconds}
+
+
+def best_product_rate(device: torch.device) -> float:
+    """FLOP/s of the quickest float32 matrix product: the largest of two shapes and two roads (BLAS, convolutions)."""
+    rates = []
+    for rows, inner, columns in PRODUCTS:
+        left, right = torch.randn(rows, inner, device=device), torch.randn(columns, inner, device=device)
+        image, kernel = left.T.reshape(1, inner, 1, rows), right[:, :, None, None]
+        image = image.contiguous(memory_format=torch.channels_last)
+        roads = {"blas": lambda a=left, b=right: a @ b.T, "convolution": lambda a=image, b=kernel: F.conv2d(a, b)}
+        for times in alternately(roads, device, 9).values():
+            rates.append(2 * rows * inner * columns / times["median_seconds"])
+    return max(rates)
+
+
+def in_fresh_process(**task: Any) -> dict[str, Any]:
+    """Runs one task of ``benchmarks/probe.py`` in its own process, so that its peak memory is its own.
+
+    Raises InputError when that process fails, with its last line.
+    """
+    command = [sys.executable, "-m", "benchmarks.probe", json.dumps(task)]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or f"ended with status {done.returncode} (out of memory?)").splitlines()[-1]
+        raise InputError(f"measuring {task['work']} of {task['network']} at {task['points']} points failed: {last}")
+    return json.loads(done.stdout)

@@ -1,0 +1,101 @@
+"""``benchmark.py model|train|scaling``: whole networks."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.arithmetic import network_arithmetic
+from benchmarks.measure import alternately, best_product_rate, in_fresh_process, timed
+from benchmarks.workloads import Workload, distillation, inference, training
+from lib.losses.distill import METHODS
+
+TEACHER, STUDENT, PLAIN = "teacher", "student", "plain teacher"
+SCALING_STEPS = 5  # sizes, each twice the one before: 8192 .. 131072
+METHODS_BATCH = 2  # scenes: semckd compares the scenes of a batch
+
+
+def model(points: int, batch: int, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Inference of teacher, student and the plain teacher: time, share of the machine's rate, memory, counts."""
+    rate = best_product_rate(device)
+    names = (TEACHER, STUDENT, PLAIN)
+    loads = {name: Workload(name, points, batch, device) for name in names}
+    times = alternately({name: inference(loads[name]) for name in (TEACHER, STUDENT)}, device, repeats)
+    times[PLAIN] = timed(inference(loads[PLAIN]), device, repeats)  # by itself: it leaves caches and memory cold
+    arithmetic = {name: network_arithmetic(name, points) for name in (TEACHER, STUDENT)}
+    peaks = {name: _in_its_own_process("inference", name, points, batch, device)["peak_bytes"] for name in names}
+    seconds = {name: times[name]["median_seconds"] for name in names}
+    shares = {name: arithmetic[name]["flop"] * batch / seconds[name] / rate for name in (TEACHER, STUDENT)}
+    return {
+        "best_product_flop_per_second": rate,
+        "arithmetic": arithmetic,
+        "times": times,
+        "share_of_best_rate": shares,
+        "peak_bytes": peaks,
+        "flow_difference_m": _flow_difference(loads),
+        "teacher_over_plain": seconds[PLAIN] / seconds[TEACHER],
+        "student_over_teacher": seconds[TEACHER] / seconds[STUDENT],
+    }
+
+
+def _flow_difference(loads: dict[str, Workload]) -> dict[str, float]:
+    """How far the plain teacher's flow is from ours, metres."""
+    ours, theirs = (inference(loads[name])().flows[0] for name in (TEACHER, PLAIN))
+    difference = (ours - theirs).norm(dim=-1)
+    return {"median": difference.median().item(), "max": difference.max().item()}
+
+
+def train(points: int, batch: int, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Training steps: ours and plain, their memory, distillation, and what each distillation method adds."""
+    networks = (TEACHER, PLAIN)
+    times = {name: timed(training(Workload(name, points, batch, device)), device, repeats) for name in networks}
+    peaks = {name: _in_its_own_process("training", name, points, batch, device)["peak_bytes"] for name in networks}
+
+    load = Workload(STUDENT, points, batch, device)
+    teacher = load.frozen_twin(TEACHER)
+    gammas = (0.0, 0.3)
+    steps = {f"student step, gamma {gamma:g}": distillation(load, teacher, "output", gamma) for gamma in gammas}
+    student = alternately(steps, device, repeats)
+    without, with_teacher = (entry["median_seconds"] for entry in student.values())
+
+    several = Workload(STUDENT, points, max(batch, METHODS_BATCH), device)
+    calls = {"none": distillation(several, teacher, "output", 0.0)}
+    calls |= {name: distillation(several, teacher, name) for name in METHODS}
+    methods = alternately(calls, device, min(repeats, 3))
+    base = methods["none"]["median_seconds"]
+    return {
+        "times": times | student,
+        "peak_bytes": peaks,
+        "methods": methods,
+        "methods_batch": len(several.xyz1),
+        "extra_training_time": {name: entry["median_seconds"] / base - 1 for name, entry in methods.items()},
+        "teacher_over_plain": times[PLAIN]["median_seconds"] / times[TEACHER]["median_seconds"],
+        "peak_memory_over_plain": peaks[TEACHER] / peaks[PLAIN],
+        "distillation_over_gamma_0": with_teacher / without,
+    }
+
+
+def scaling(points: int, batch: int, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Inference of the teacher from ``points`` to 16 times as many, each size in a process of its own."""
+    sizes = [points << step for step in range(SCALING_STEPS)]
+    rows = [_in_its_own_process("inference", TEACHER, size, batch, device, repeats) for size in sizes]
+    seconds, memory = ([row[name] for row in rows] for name in ("median_seconds", "peak_bytes"))
+    return {
+        "points": sizes,
+        "times": {f"{TEACHER} {size}": row for size, row in zip(sizes, rows, strict=True)},
+        "time_exponent": _slope(sizes, seconds),
+        "memory_exponent": _slope(sizes, [m - row["peak_bytes_before"] for m, row in zip(memory, rows, strict=True)]),
+        "peak_bytes_of_the_largest": memory[-1],
+    }
+
+
+def _slope(sizes: list[int], values: list[float]) -> float:
+    """The exponent p of the least-squares fit values ~ sizes ** p."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def _in_its_own_process(
+    work: str, network: str, points: int, batch: int, device: torch.device, repeats: int = 1
+) -> dict[str, Any]:
+    task = {"work": work, "network": network, "points": points, "batch": batch, "repeats": repeats}
+    return in_fresh_process(**task, device=str(device))

@@ -1,0 +1,99 @@
+"""What the benchmark runs: networks, synthetic pairs, and the steps on them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.plain import PlainBiPointFlowNet
+from lib.datasets import open_scenes
+from lib.datasets.pairs import FlowBatch
+from lib.losses import gather_levels, multiscale_loss
+from lib.losses.distill import Setting, parse_distill
+from lib.tasks import flow_losses
+from lib.training import frozen
+from models import MODELS, build_model
+
+SCENE_SPACING = 12.0  # m between the scenes of a large cloud
+
+
+def large_pair(count: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Source and moved source (count, 3) float32, metres: as many scenes of synthetic-things as it takes, in a row."""
+    parts, scenes = [], open_scenes("synthetic-things", "test")
+    while sum(len(pair[0]) for pair in parts) < count:
+        scene = scenes[(first + len(parts)) % len(scenes)]
+        shift = np.float32([SCENE_SPACING * len(parts), 0, 0])
+        parts.append((scene.pc1 + shift, scene.pc2 + shift))
+    rows = np.random.default_rng(first).permutation(sum(len(pair[0]) for pair in parts))[:count]
+    source, moved = (np.concatenate(clouds)[rows] for clouds in zip(*parts, strict=True))
+    return source, moved
+
+
+class Workload:
+    """A network with random weights (seed 0) and a batch of synthetic pairs on one device.
+
+    network: a name of ``MODELS``, or "plain teacher" and the like for the same weights in the plain network.
+    """
+
+    def __init__(self, network: str, points: int, batch: int, device: torch.device):
+        torch.manual_seed(0)
+        name = network.removeprefix("plain ")
+        kind, options = MODELS[name]
+        self.net = (kind if name == network else PlainBiPointFlowNet)(name, **options).to(device)
+        pairs = [large_pair(points, first) for first in range(batch)]
+        clouds = [np.stack(clouds) for clouds in zip(*pairs, strict=True)]  # source, moved source (B, N, 3)
+        self.xyz1, moved = (torch.from_numpy(cloud).to(device) for cloud in clouds)
+        order = torch.randperm(points, generator=torch.Generator().manual_seed(1)).to(device)
+        self.xyz2, self.flow = moved[:, order], moved - self.xyz1
+        self.device = device
+
+    def frozen_twin(self, network: str) -> nn.Module:
+        """Another network of ``MODELS`` on the device, in evaluation mode and without gradients."""
+        torch.manual_seed(0)
+        return frozen(build_model(network).to(self.device))
+
+
+def inference(load: Workload) -> Callable[[], Any]:
+    """The flow of the batch in evaluation mode."""
+    load.net.eval()
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return load.net(load.xyz1, load.xyz2)
+
+    return run
+
+
+def training(load: Workload) -> Callable[[], Any]:
+    """One training step: sampling, searches, forward, multi-scale loss, backward, Adam."""
+    load.net.train()
+    optimizer = torch.optim.Adam(load.net.parameters(), lr=1e-5, weight_decay=1e-4)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        output = load.net(load.xyz1, load.xyz2)
+        multiscale_loss(output.flows, gather_levels(load.flow, output.indices1)).backward()
+        optimizer.step()
+
+    return run
+
+
+WORKS = {"inference": inference, "training": training}
+
+
+def distillation(load: Workload, teacher: nn.Module, methods: str, gamma: float | None = None) -> Callable[[], Any]:
+    """One step of the student under the methods that --distill and --gamma of train_student.py would choose."""
+    load.net.train()
+    setting = Setting(load.net.feature_widths(), teacher.feature_widths(), len(load.xyz1))
+    batch = FlowBatch(load.xyz1, load.xyz2, load.flow, [], [])
+    method = parse_distill(methods, gamma).build(setting).to(load.device)
+    optimizer = torch.optim.Adam([*load.net.parameters(), *method.parameters()], lr=1e-5, weight_decay=1e-4)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        flow_losses(load.net, batch, method, teacher)["loss"].backward()
+        optimizer.step()
+
+    return run

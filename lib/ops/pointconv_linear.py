@@ -1,0 +1,105 @@
+"""A PointConv's aggregation and the linear layer behind it in one go."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.ops.backend import full_precision, runs_compiled
+from lib.ops.errors import InputError
+from lib.ops.gather import flat_index
+from lib.ops.pointconv import WIDTH, aggregate_backward, aggregate_forward, check_aggregate, pointconv_aggregate
+from lib.ops.product import times
+from lib.ops.threads import run_in_ranges
+
+CHUNK_BYTES = 1 << 20  # aggregated values held at once a thread: what a core's second-level cache holds
+
+
+def pointconv_linear(
+    offset: Tensor, features: Tensor, index: Tensor, weights: Tensor, matrix: Tensor, bias: Tensor
+) -> Tensor:
+    """``pointconv_aggregate`` (B, N, (3 + C) * 16) followed by the linear layer matrix (D, (3 + C) * 16), bias (D).
+
+    -> (B, N, D). On a CPU the aggregation never lies in memory as a whole: it is made, multiplied and, in the backward,
+    made again piece by piece. Differentiable in all but the index.
+
+    Raises InputError for shapes, dtypes or devices that do not go together.
+    """
+    inputs = (3 + features.shape[-1]) * WIDTH
+    if matrix.dim() != 2 or matrix.shape[1] != inputs or bias.shape != matrix.shape[:1]:
+        raise InputError(
+            f"pointconv_linear: matrix {tuple(matrix.shape)} must be (D, {inputs}) for features "
+            f"{tuple(features.shape)}, and bias {tuple(bias.shape)} (D)"
+        )
+    offset, features, weights = full_precision(offset, features, weights)
+    if not runs_compiled(offset, features, weights, matrix) or torch.is_autocast_enabled("cpu"):
+        return F.linear(pointconv_aggregate(offset, features, index, weights), matrix, bias)
+    check_aggregate(offset, features, index, weights)
+    return _PointConvLinear.apply(offset, features, index, weights, matrix, bias)
+
+
+class _PointConvLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, offset, features, index, weights, matrix, bias):
+        rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        table = features.detach().reshape(-1, features.shape[2]).contiguous()  # (B M, C)
+        offsets = offset.detach().reshape(*rows.shape, 3).contiguous()
+        kernel = weights.detach().reshape(*rows.shape, WIDTH).contiguous()
+        ctx.save_for_backward(offsets, table, rows, kernel, matrix)
+        ctx.shapes = offset.shape, features.shape, weights.shape
+        out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
+        args = [t.numpy() for t in (offsets, table, rows, kernel)]
+        values, right, shift = out.numpy(), matrix.detach().numpy(), bias.detach().numpy()
+
+        def run(start: int, stop: int) -> None:
+            # Tensors made here: those of the caller may be inference tensors, which other threads must not touch.
+            product = times(torch.from_numpy(right))
+            for a, b, chunk in _chunks(start, stop, table):
+                aggregate_forward(*args, chunk.numpy(), a, b)
+                np.add(product(chunk.flatten(1)).numpy(), shift, out=values[a:b])
+
+        run_in_ranges(run, len(rows))
+        return out.view(*index.shape[:2], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        offsets, table, rows, kernel, matrix = ctx.saved_tensors
+        grad_out = grad_out.reshape(len(rows), -1).contiguous()  # (B N, D)
+        grad_offsets, grad_kernel = torch.empty_like(offsets), torch.empty_like(kernel)
+        args = [t.numpy() for t in (offsets, table, rows, kernel)]
+        grads = grad_offsets.numpy(), grad_kernel.numpy()
+        matrix = matrix.detach()
+
+        def run(start: int, stop: int) -> tuple[np.ndarray, Tensor]:
+            grad_table = np.zeros(table.shape, args[1].dtype)
+            with torch.no_grad():
+                grad_matrix = torch.zeros_like(matrix)
+                grad_chunks = torch.empty(_rows_at_once(table), 3 + table.shape[1], WIDTH, dtype=table.dtype)
+                for a, b, chunk in _chunks(start, stop, table):
+                    aggregate_forward(*args, chunk.numpy(), a, b)
+                    grad_matrix.addmm_(grad_out[a:b].T, chunk.flatten(1))
+                    grad_chunk = grad_chunks[: b - a]
+                    torch.mm(grad_out[a:b], matrix, out=grad_chunk.flatten(1))
+                    aggregate_backward(*args, grad_chunk.numpy(), *grads, grad_table, a, b)
+            return grad_table, grad_matrix
+
+        parts = run_in_ranges(run, len(rows))
+        grad_table = torch.from_numpy(sum((part[0] for part in parts), np.zeros((), args[1].dtype)))
+        grad_matrix = sum(part[1] for part in parts)
+        grads = grad_offsets, grad_table, grad_kernel
+        grad_offset, grad_features, grad_weights = (g.view(s) for g, s in zip(grads, ctx.shapes, strict=True))
+        return grad_offset, grad_features, None, grad_weights, grad_matrix, grad_out.sum(0)
+
+
+def _rows_at_once(table: Tensor) -> int:
+    return max(1, CHUNK_BYTES // ((3 + table.shape[1]) * WIDTH * table.element_size()))
+
+
+def _chunks(start: int, stop: int, table: Tensor):
+    """(first row, last row, room (rows, 3 + C, 16) for their aggregation) in turn; the room is used again."""
+    step = _rows_at_once(table)
+    room = torch.empty(step, 3 + table.shape[1], WIDTH, dtype=table.dtype)
+    for a in range(start, stop, step):
+        b = min(a + step, stop)
+        yield a, b, room[: b - a]
