@@ -13,9 +13,19 @@ import torch
 from lib import distributed
 from lib.arithmetic import count_flops
 from lib.checkpoint import training_facts
-from lib.cli import Parser, add_data_flags, add_machine_flags, check_output, parse_data, run_script, session
+from lib.cli import (
+    Parser,
+    add_data_flags,
+    add_graph_flag,
+    add_machine_flags,
+    check_output,
+    parse_data,
+    run_script,
+    session,
+)
 from lib.evaluation import Score
 from lib.files import write_atomically
+from lib.graphs import GraphedNetwork
 from lib.ops.errors import InputError
 from lib.provenance import provenance
 from lib.show.evaluation_report import Observations, evaluation_report, merged
@@ -50,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             "num_points": args.num_points,
             "amp": args.amp,
             "ops": args.ops,
+            "cuda_graph": args.cuda_graph,
             "device": str(device),
         }
         if args.baseline is not None:
@@ -60,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         results, seen = [], Observations() if args.html else None
         for model, about in models:
             warn_about_training_scenes(about, pairs.scenes.names)
+            model = GraphedNetwork(model) if args.cuda_graph else model
             watch = {"observe": seen.observe} if seen else {}
             score = task.evaluate(model, pairs, device, amp=args.amp, workers=args.workers, **watch)
             results.append(as_json(task, score, about, protocol))
@@ -93,6 +105,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
         help="test: reported; all: every evaluated KITTI frame; validation: held out of training",
     )
     add_machine_flags(parser, workers=0)
+    add_graph_flag(parser)
     parser.add_argument(
         "--json",
         metavar="FILE",
@@ -106,6 +119,8 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
         check_output("--html", args.html, [".html"])
         if args.table:
             raise InputError("--html reports on one checkpoint: leave --table out")
+    if args.cuda_graph and args.baseline is not None:
+        raise InputError("--cuda-graph records a network: use it with --checkpoint, not with --baseline")
     if args.json not in (None, "-") and not Path(args.json).resolve().parent.is_dir():
         raise InputError(f"--json {args.json}: its folder does not exist; create it first")
     return args

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from lib.checkpoint import file_digest
-from lib.cli import Parser, add_machine_flags, number, run_script, session
+from lib.cli import Parser, add_graph_flag, add_machine_flags, number, run_script, session
 from lib.cloud_axes import AXES, check_pair, from_project, to_project, warnings_of
 from lib.cloud_files import READERS, WRITERS, encode_flow, read_cloud
 from lib.files import write_atomically
+from lib.graphs import GraphedNetwork
 from lib.ops.errors import InputError
 from lib.prediction import predict_flow
 from lib.rigid_motion import FOLLOWS, RigidMotion, fit_rigid_motion
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     with session(args) as device:
         net = load_model(args.checkpoint, device)
+        net = GraphedNetwork(net) if args.cuda_graph else net
         if args.batch is None:
             predict_one(net, Job(args.source, args.target, args.out), args, device)
         else:
@@ -150,6 +152,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="draw N points of each cloud and interpolate (default: all points)")  # fmt: skip
     parser.add_argument("--rigid", action="store_true", help="also fit the rigid motion that most points follow")
     add_machine_flags(parser, workers=None)
+    add_graph_flag(parser)
     args = parser.parse_args(argv)
     if args.batch is None and args.target is None:
         raise InputError("give SOURCE and TARGET, or a folder of frames with --batch")

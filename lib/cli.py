@@ -17,7 +17,7 @@ from lib import distributed
 from lib.datasets import DATASETS
 from lib.engine import seed_everything
 from lib.log import RunFolder, say
-from lib.ops import BACKENDS, use_backend
+from lib.ops import BACKENDS, describe_kernels, use_backend
 from lib.ops.errors import InputError
 
 # Errors of the system that the user can mend; any other OSError is a fault of the program and keeps its traceback.
@@ -139,6 +139,11 @@ def add_machine_flags(parser: argparse.ArgumentParser, workers: int | None) -> N
         "--amp", choices=["off", "bf16"], default="off", help="bf16 runs the network in bfloat16 where that is safe"
     )
     group.add_argument("--ops", choices=BACKENDS, default="auto", help="implementation of the point operations")
+
+
+def add_graph_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag of scripts that only infer."""
+    parser.add_argument("--cuda-graph", action="store_true", help="record the network once and replay it: GPU only")
 
 
 def add_training_flags(parser: argparse.ArgumentParser, lr_step: int, out: str) -> None:
@@ -293,6 +298,7 @@ def choose_device(name: str) -> torch.device:
 def session(args: argparse.Namespace, seed: int = 0) -> Iterator[torch.device]:
     """Sets up the process as the flags say: point operations, seeds, device, other processes. Yields the device."""
     device = choose_device(args.device)
+    kernels = describe_kernels(args.ops, device)
     deterministic = torch.are_deterministic_algorithms_enabled()
     seed_everything(seed, device)
     if device.type == "cuda":
@@ -301,6 +307,8 @@ def session(args: argparse.Namespace, seed: int = 0) -> Iterator[torch.device]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     processes = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
     say(f"device: {device} ({name}){processes}")
+    if kernels:
+        say(kernels)
     try:
         with use_backend(args.ops):
             yield device

@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from lib import distributed
@@ -47,7 +44,7 @@ class RunFolder:
         self.config, self.log = path / "config.json", path / "log.jsonl"
         self.last, self.best = path / "last.pt", path / "best.pt"
         self.report = path / "report.html"  # made of the others: on its own it is no run
-        self._events: EventsWriter | None = None
+        self._events: Any = None  # TensorBoard's; only training needs that package, so it is imported there
 
     def present(self) -> list[str]:
         """Names of the run's files that exist."""
@@ -88,6 +85,9 @@ class RunFolder:
 
         So a resumed run repeats no line, and a line that a kill left half written goes away.
         """
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         kept = [line for at, line in self.read_log() if at <= step]
         write_atomically(self.log, "".join(kept).encode())
         with _refusals_named(self.path):
@@ -113,6 +113,9 @@ class RunFolder:
 
     def add_scalars(self, step: int, scalars: dict[str, float]) -> None:
         """Writes TensorBoard curves, name -> value."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         with _refusals_named(self.path):
             for name, value in scalars.items():
                 self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))

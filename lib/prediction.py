@@ -1,13 +1,15 @@
 """The flow of two clouds of any size, without ground truth."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from lib.evaluation import synchronise
+from models import FlowOutput
 from models.geometry import Interpolation
 
 
@@ -20,7 +22,7 @@ class Prediction(NamedTuple):
 
 @torch.inference_mode()
 def predict_flow(
-    net: nn.Module,
+    net: Callable[[Tensor, Tensor], FlowOutput],
     source: np.ndarray,
     target: np.ndarray,
     device: torch.device,

@@ -103,8 +103,9 @@ def _sample_levels(xyz: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
     """Sampling indices of levels 1..4, each (B, N_l) into the level above."""
     first = ops.furthest_point_sample(xyz, sizes[1])
     # Sampling a set that is in sampling order gives its own prefix, so one run serves all levels - as long as level 1
-    # has distinct points. Where a cloud has too few, every distance has come to 0 and index 0 is picked again.
-    if (first[:, 1:] != 0).all():
+    # has distinct points. Where a cloud has too few, every distance has come to 0 and index 0 is picked again. A graph
+    # under capture cannot look: it supposes distinct points and its caller looks afterwards.
+    if ops.is_recording(first) or samples_differ(first):
         prefixes = [torch.arange(n, device=xyz.device).expand(len(xyz), n) for n in sizes[2:]]
         return [first, *prefixes]
     levels, cloud = [first], ops.gather(xyz, first)
@@ -112,6 +113,11 @@ def _sample_levels(xyz: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
         levels.append(ops.furthest_point_sample(cloud, size))
         cloud = ops.gather(cloud, levels[-1])
     return levels
+
+
+def samples_differ(index: Tensor) -> Tensor:
+    """True (0-dimensional) when furthest point sampling (B, n) found a new point at every pick."""
+    return (index[:, 1:] != 0).all()
 
 
 @dataclass

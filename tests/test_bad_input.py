@@ -134,7 +134,7 @@ VALUES = [
     ("--seed", "", "expected one argument"),
     ("--gamma", "half", "invalid float value: 'half'"),
     ("--dataset", "ft3", f"invalid choice: ft3 (choose from {DATASETS})"),
-    ("--ops", "slow", "invalid choice: slow (choose from auto, fast, reference)"),
+    ("--ops", "slow", "invalid choice: slow (choose from auto, fast, cuda, reference)"),
     ("--amp", "fp16", "invalid choice: fp16 (choose from off, bf16)"),
 ]
 

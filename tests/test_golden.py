@@ -52,7 +52,7 @@ def test_float64(shared, published_file, device):
 def test_float32_on_the_fast_path(shared, published_file, device):
     values, (xyz1, xyz2, _) = golden(shared, "eval")
     net = load_model(published_file, device)
-    with torch.no_grad(), ops.use_backend("fast"):
+    with torch.no_grad():
         out = net(xyz1.to(device), xyz2.to(device))
     check_indices(out, values)
     for level in range(4):
@@ -62,13 +62,15 @@ def test_float32_on_the_fast_path(shared, published_file, device):
         assert (error > 1e-4).mean() <= 0.003
 
 
-def test_training_step(shared, published_file):
+@pytest.mark.parametrize("device", DEVICES)
+def test_training_step(shared, published_file, device):
     values, (xyz1, xyz2, flow) = golden(shared, "train")
-    net = load_model(published_file).double().train()
+    xyz1, xyz2, flow = (cloud.to(device) for cloud in (xyz1, xyz2, flow))
+    net = load_model(published_file, device).double().train()
     out = net(xyz1.double(), xyz2.double())
     check_indices(out, values)
     for level in range(4):
-        error = np.linalg.norm(out.flows[level][0].detach().numpy() - values[f"pred_flow_l{level}"], axis=1)
+        error = np.linalg.norm(out.flows[level][0].detach().cpu().numpy() - values[f"pred_flow_l{level}"], axis=1)
         assert error.max() < 1e-6
     loss = multiscale_loss(out.flows, gather_levels(flow.double(), out.indices1))
     loss.backward()

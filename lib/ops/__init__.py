@@ -1,10 +1,11 @@
 """Operations on point clouds: public functions on tensors, one file an operation.
 
-Every operation has a slow twin in ``reference.py``; ``set_backend`` chooses between them.
-CUDA sources have their place in ``csrc/``.
+Every operation has a slow twin in ``reference.py``; ``set_backend`` chooses between the implementations.
+``csrc/`` holds the CUDA sources, ``cuda/`` what compiles and launches them.
 """
 
-from lib.ops.backend import BACKENDS, get_backend, set_backend, use_backend
+from lib.ops.backend import BACKENDS, describe_kernels, get_backend, set_backend, use_backend
+from lib.ops.checks import check_finite, is_recording
 from lib.ops.errors import InputError
 from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather
@@ -18,11 +19,14 @@ from lib.ops.weight_net import weight_net
 __all__ = [
     "BACKENDS",
     "InputError",
+    "check_finite",
+    "describe_kernels",
     "flow_embedding",
     "furthest_point_sample",
     "gather",
     "get_backend",
     "inverse_distance_weights",
+    "is_recording",
     "knn",
     "pointconv_aggregate",
     "pointconv_linear",

@@ -3,10 +3,11 @@
 ``reference``
     The readable twins of ``reference.py``: plain torch, any device, slow. The oracle of every test.
 ``fast``
-    On a CPU: KD-trees (scipy) and compiled loops (numba). CUDA tensors take the torch twins until
-    there are kernels under ``csrc/``.
+    On a CPU: KD-trees (scipy) and compiled loops (numba). CUDA tensors take the torch twins.
+``cuda``
+    The kernels of ``csrc/``. Tensors that are not on a GPU are refused.
 ``auto``
-    The quickest there is for the tensors at hand; today the same as ``fast``.
+    The quickest there is for the tensors at hand: ``cuda`` for CUDA tensors, else ``fast``.
 """
 
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lib.ops.cuda.program import cache_folder, nvrtc_version
 from lib.ops.errors import InputError
 
-BACKENDS = ("auto", "fast", "reference")
+BACKENDS = ("auto", "fast", "cuda", "reference")
+KERNEL_TYPES = (torch.float32, torch.float64, torch.bfloat16)
 _chosen = "auto"
 
 
@@ -53,6 +56,33 @@ def runs_compiled(*tensors: Tensor) -> bool:
     if _chosen == "reference":
         return False
     return all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in tensors)
+
+
+def runs_kernels(*tensors: Tensor) -> bool:
+    """True when the CUDA kernels are to take these tensors: floats of 32 or 64 bits, or bfloat16, on a GPU.
+
+    Raises InputError when ``cuda`` is chosen and the tensors are nothing for the kernels.
+    """
+    if _chosen not in ("auto", "cuda"):
+        return False
+    fit = all(t.is_cuda and t.dtype in KERNEL_TYPES for t in tensors)
+    if _chosen == "cuda" and not fit:
+        found = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
+        raise InputError(f"--ops cuda takes float32, float64 or bfloat16 on a GPU, got {found}: use --ops auto")
+    return fit
+
+
+def describe_kernels(name: str, device: torch.device) -> str | None:
+    """A line about the CUDA kernels that backend ``name`` runs on this device; None where it runs none.
+
+    Raises InputError when they cannot run: another device, or a package that is missing.
+    """
+    if name == "cuda" and device.type != "cuda":
+        raise InputError(f"--ops cuda needs a GPU and the device is {device}: use --ops auto, or --device cuda")
+    if name not in ("auto", "cuda") or device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"ops: CUDA kernels by NVRTC {nvrtc_version()} for sm_{major}{minor}, kept in {cache_folder()}"
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -43,6 +43,17 @@ def check_index(op: str, index: Tensor, values: Tensor, dims: int | None = None)
 
 
 def check_finite(op: str, name: str, cloud: Tensor) -> None:
-    """Raises InputError when a coordinate is NaN or infinite."""
+    """Raises InputError when a coordinate is NaN or infinite.
+
+    Looking at values waits for a GPU. A CUDA graph under capture and a traced program cannot: they look at their inputs
+    beforehand (``lib.graphs``).
+    """
+    if is_recording(cloud):
+        return
     if not cloud.isfinite().all():
         raise InputError(f"{op}: {name} {tuple(cloud.shape)} holds NaN or infinite coordinates")
+
+
+def is_recording(tensor: Tensor) -> bool:
+    """True while operations on this tensor are recorded to run later, so that its values cannot be looked at."""
+    return torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -1,8 +1,15 @@
 """Compiling the loops of the CPU path."""
 
 from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
-import numba
+from lib.ops.errors import InputError
+
+try:
+    import numba
+except ModuleNotFoundError:  # a machine that runs the CUDA kernels, or the readable twins, does without
+    numba = None
 
 
 def compiled(fastmath: bool | set[str] = False) -> Callable[[Callable], Callable]:
@@ -13,9 +20,19 @@ def compiled(fastmath: bool | set[str] = False) -> Callable[[Callable], Callable
     """
 
     def decorate(function: Callable) -> Callable:
+        if numba is None:
+            return _refusing(function)
         try:
             return numba.njit(nogil=True, cache=True, fastmath=fastmath)(function)
         except RuntimeError:  # numba: "cannot cache function: no locator available"
             return numba.njit(nogil=True, fastmath=fastmath)(function)
 
     return decorate
+
+
+def _refusing(function: Callable) -> Callable:
+    @wraps(function)
+    def refuse(*_args: Any) -> None:
+        raise InputError("ops: the compiled CPU path needs numba: pip install numba, or choose --ops reference")
+
+    return refuse

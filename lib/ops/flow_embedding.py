@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.ops import reference
-from lib.ops.backend import full_precision, runs_compiled
+from lib.ops import cuda, reference
+from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
@@ -37,6 +37,8 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
     query, support = full_precision(query, support)
     check_index("flow_embedding", index, support, dims=3)
     check_alike("flow_embedding", query=query, support=support, weight=weight, bias=bias)
+    if runs_kernels(query, support, weight):
+        return cuda.flow_embedding(query, support, index, weight, bias)
     if not runs_compiled(query, support, weight):
         return reference.flow_embedding(query, support, index, weight, bias)
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (query, support, weight, bias))

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.ops import reference
-from lib.ops.backend import runs_compiled
+from lib.ops import cuda, reference
+from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.checks import check_index
 from lib.ops.errors import InputError
 
@@ -18,6 +18,8 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     if values.dim() != 3:
         raise InputError(f"gather: values must be (B, M, C), got {tuple(values.shape)}")
     check_index("gather", index, values)
+    if runs_kernels(values):
+        return cuda.gather(values, index)
     if not runs_compiled(values):
         return reference.gather(values, index)
     # An embedding look-up: the same rows, but its backward adds in a fixed order on a CPU.

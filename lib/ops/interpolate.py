@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.ops import reference
-from lib.ops.backend import full_precision, runs_compiled
+from lib.ops import cuda, reference
+from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_clouds, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
@@ -20,6 +20,8 @@ def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> T
     """
     check_clouds("inverse_distance_weights", query=query, support=support)
     check_index("inverse_distance_weights", index, support, dims=3)
+    if runs_kernels(query, support):
+        return cuda.inverse_distance_weights(query, support, index)
     if not runs_compiled(query, support):
         return reference.inverse_distance_weights(query, support, index)
     offset = gather(support, index) - query[:, :, None]  # (B, N, K, 3)
@@ -40,6 +42,8 @@ def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     values, weights = full_precision(values, weights)
     check_index("weighted_sum", index, values, dims=3)
     check_alike("weighted_sum", values=values, weights=weights)
+    if runs_kernels(values, weights):
+        return cuda.weighted_sum(values, index, weights)
     if not runs_compiled(values, weights):
         return reference.weighted_sum(values, index, weights)
     return _WeightedSum.apply(values, index, weights)

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.ops import reference
-from lib.ops.backend import runs_compiled
+from lib.ops import cuda, reference
+from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.buckets import bucket_clouds
 from lib.ops.checks import check_clouds, check_finite
 from lib.ops.compiled import compiled
@@ -34,6 +34,8 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     check_finite("knn", "query", query)
     check_finite("knn", "support", support)
     query, support = query.detach(), support.detach()
+    if runs_kernels(query, support):
+        return cuda.knn(query, support, k)
     if not runs_compiled(query, support):
         return reference.knn(query, support, k)
 

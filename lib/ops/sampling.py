@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.ops import reference
-from lib.ops.backend import runs_compiled
+from lib.ops import cuda, reference
+from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.buckets import bucket_clouds
 from lib.ops.checks import check_clouds, check_finite
 from lib.ops.compiled import compiled
@@ -28,6 +28,8 @@ def furthest_point_sample(xyz: Tensor, count: int) -> Tensor:
         raise InputError(f"furthest_point_sample: cannot draw {count} points from clouds of shape {tuple(xyz.shape)}")
     check_finite("furthest_point_sample", "xyz", xyz)
     xyz = xyz.detach()
+    if runs_kernels(xyz):
+        return cuda.furthest_point_sample(xyz, count)
     if not runs_compiled(xyz):
         return reference.furthest_point_sample(xyz, count)
     clouds = bucket_clouds(list(xyz.numpy()), BOX)
