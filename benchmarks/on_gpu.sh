@@ -74,13 +74,9 @@ else
   say "memcheck, racecheck: compute-sanitizer is not on this machine"
 fi
 
-if [ -f benchmark.py ]; then
-  part "benchmark ops" 60 "$PYTHON" benchmark.py ops --device cuda --json "$OUT/ops.json"
-  part "benchmark model" 60 "$PYTHON" benchmark.py model --device cuda --json "$OUT/model.json"
-  part "benchmark train" 60 "$PYTHON" benchmark.py train --device cuda --batch-size 8 --json "$OUT/train.json"
-  part "benchmark scaling" 50 "$PYTHON" benchmark.py scaling --device cuda --json "$OUT/scaling.json"
-else
-  say "benchmarks: benchmark.py is not in this checkout"
-fi
+part "benchmark ops" 60 "$PYTHON" benchmark.py ops --device cuda --json "$OUT/ops.json"
+part "benchmark model" 60 "$PYTHON" benchmark.py model --device cuda --json "$OUT/model.json"
+part "benchmark train" 60 "$PYTHON" benchmark.py train --device cuda --batch-size 8 --json "$OUT/train.json"
+part "benchmark scaling" 50 "$PYTHON" benchmark.py scaling --device cuda --json "$OUT/scaling.json"
 say "took $SECONDS s"
 exit "$failed"

@@ -157,7 +157,7 @@ FLAGS = [
     ),
     *table(
         "evaluate",
-        ("nothing", "", "one of the arguments --checkpoint --baseline is required" + SEE_EVALUATE),
+        ("nothing", "", "one of the arguments --checkpoint --table --baseline is required" + SEE_EVALUATE),
         ("two", BAD + " --baseline zero", "argument --baseline: not allowed with argument --checkpoint" + SEE_EVALUATE),
         ("JSON in no folder", ZERO + "no/a.json", "--json no/a.json: its folder does not exist; create it first"),
         ("JSON is a folder", ZERO + "data", "cannot write data: Is a directory"),
@@ -165,8 +165,9 @@ FLAGS = [
     ),
     *table(
         "visualize",
-        ("no such scene", PICTURE + "a.png --scene 2", "--scene 2: ft3d test has scenes 0 to 1"),
-        ("not a PNG", PICTURE + "a.jpg", "--out a.jpg: pictures are written as .png"),
+        ("no such scene", PICTURE + "a.png --scene 2",
+         "--scene 2: ft3d test has scenes 0 to 1, named like ft3d/val/0000000"),
+        ("not a PNG", PICTURE + "a.jpg", "--out a.jpg: the name must end in .png or .html"),
         ("no folder", PICTURE + "nowhere/a.png", "--out nowhere/a.png: its folder does not exist; create it first"),
         ("no checkpoint", "--checkpoint best.pt --out a.png", "best.pt: no such checkpoint file"),
     ),
