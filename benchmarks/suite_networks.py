@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.arithmetic import network_arithmetic
 from benchmarks.measure import alternately, best_product_rate, in_fresh_process, timed
 from benchmarks.workloads import Workload, distillation, inference, training
+from lib.arithmetic import count_flops
 from lib.losses.distill import METHODS
+from models import count_parameters
 
 TEACHER, STUDENT, PLAIN = "teacher", "student", "plain teacher"
 SCALING_STEPS = 5  # sizes, each twice the one before: 8192 .. 131072
@@ -22,7 +23,7 @@ def model(points: int, batch: int, device: torch.device, repeats: int) -> dict[s
     loads = {name: Workload(name, points, batch, device) for name in names}
     times = alternately({name: inference(loads[name]) for name in (TEACHER, STUDENT)}, device, repeats)
     times[PLAIN] = timed(inference(loads[PLAIN]), device, repeats)  # by itself: it leaves caches and memory cold
-    arithmetic = {name: network_arithmetic(name, points) for name in (TEACHER, STUDENT)}
+    arithmetic = {name: _arithmetic(loads[name], points) for name in (TEACHER, STUDENT)}
     peaks = {name: _in_its_own_process("inference", name, points, batch, device)["peak_bytes"] for name in names}
     seconds = {name: times[name]["median_seconds"] for name in names}
     shares = {name: arithmetic[name]["flop"] * batch / seconds[name] / rate for name in (TEACHER, STUDENT)}
@@ -36,6 +37,12 @@ def model(points: int, batch: int, device: torch.device, repeats: int) -> dict[s
         "teacher_over_plain": seconds[PLAIN] / seconds[TEACHER],
         "student_over_teacher": seconds[TEACHER] / seconds[STUDENT],
     }
+
+
+def _arithmetic(load: Workload, points: int) -> dict[str, Any]:
+    """Parameters and the arithmetic of one pair, in all and by part; a multiply-add counts as 2."""
+    flops = count_flops(load.net, points)
+    return {"parameters": count_parameters(load.net), "flop": flops.total, "flop_by_part": flops.parts}
 
 
 def _flow_difference(loads: dict[str, Workload]) -> dict[str, float]:

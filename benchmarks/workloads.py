@@ -86,7 +86,7 @@ WORKS = {"inference": inference, "training": training}
 def distillation(load: Workload, teacher: nn.Module, methods: str, gamma: float | None = None) -> Callable[[], Any]:
     """One step of the student under the methods that --distill and --gamma of train_student.py would choose."""
     load.net.train()
-    setting = Setting(load.net.feature_widths(), teacher.feature_widths(), len(load.xyz1))
+    setting = Setting(load.net.feature_widths(), teacher.feature_widths(), len(load.xyz1), build_model)
     batch = FlowBatch(load.xyz1, load.xyz2, load.flow, [], [])
     method = parse_distill(methods, gamma).build(setting).to(load.device)
     optimizer = torch.optim.Adam([*load.net.parameters(), *method.parameters()], lr=1e-5, weight_decay=1e-4)

@@ -5,65 +5,54 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from models.bi_pointflownet import BidirectionalFlowEmbedding
-from models.layers import WEIGHTS, PointConvAggregation
+from lib.ops import use_backend
+
+COUNTED_POINTS = 1024  # every layer sees its full number of neighbours: from here on the counts grow with the points
 
 
 @dataclass(frozen=True)
 class Flops:
     """Floating point operations of one forward pass on one pair; a multiply-add counts as 2."""
 
-    linear: int  # linear layers (1x1 convolutions), those that make a PointConv's weights included
-    pointconv: int  # a PointConv's sum over neighbours of [offset, features] (outer) weights
-    embedding: int  # a flow embedding's layer on every pair of neighbours, and its layer on coordinates
+    parts: dict[str, int]  # by child of the network, in its order
 
     @property
     def total(self) -> int:
-        return self.linear + self.pointconv + self.embedding
+        return sum(self.parts.values())
 
 
 @torch.no_grad()
 def count_flops(net: nn.Module, num_points: int) -> Flops:
-    """Counts the matrix products of ``net`` on two clouds of ``num_points`` by watching one forward pass.
+    """Counts the matrix products of ``net`` on two clouds of ``num_points``.
+
+    torch's counter watches one forward pass of the reference operations, where every such product is torch's own. It is
+    made on at most 1024 points and scaled up: level sizes and products grow with the points, to the rounding of the
+    sizes to whole points. A network with sizes of its own (its option ``sizes``) is counted as large as it is.
 
     Not counted, as no processor's rate for matrix products speaks of them: element-wise operations, maxima,
     normalisation, sampling, the search for neighbours, and interpolation (together a few percent). The count depends
     on widths and sizes alone, so clouds are drawn at random, from a generator of their own. The network is left as it
     was. Raises InputError when a cloud of so many points is too small for the network.
     """
-    counts = dict.fromkeys(("linear", "pointconv", "embedding"), 0)
-
-    def linear(module: nn.Linear, inputs: tuple[Any, ...], _output: Any) -> None:
-        rows = inputs[0].numel() // module.in_features
-        counts["linear"] += 2 * rows * module.in_features * module.out_features
-
-    def pointconv(_module: PointConvAggregation, inputs: tuple[Any, ...], _output: Any) -> None:
-        offset, features, index = inputs  # (B, N, K, 3), (B, M, C), (B, N, K)
-        counts["pointconv"] += 2 * index.numel() * (3 + features.shape[2]) * WEIGHTS
-
-    def embedding(module: BidirectionalFlowEmbedding, inputs: tuple[Any, ...], _output: Any) -> None:
-        xyz1, xyz2, _, _, near12, near21 = inputs  # near12 (B, N, K), near21 (B, M, K)
-        pairs = 2 * near12.numel() * module.mlp2.weight.numel()  # source to target a second time: the flow embedding
-        pairs += 2 * (near12.numel() + near21.numel()) * module.mlp1.weight.numel()
-        places = 2 * (xyz1.numel() + xyz2.numel()) * (module.position1.out_features + module.position2.out_features)
-        counts["embedding"] += pairs + places
-
-    watched = {nn.Linear: linear, PointConvAggregation: pointconv, BidirectionalFlowEmbedding: embedding}
+    counted = num_points if net.options["sizes"] else min(num_points, COUNTED_POINTS)
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    pair = [torch.rand(1, num_points, 3, generator=generator).to(device) for _ in range(2)]
+    pair = [torch.rand(1, counted, 3, generator=generator).to(device) for _ in range(2)]
     training = net.training
-    handles = [
-        module.register_forward_hook(hook)
-        for module in net.modules()
-        for kind, hook in watched.items()
-        if isinstance(module, kind)
-    ]
     try:
-        net.eval()(*pair)
+        with use_backend("reference"), FlopCounterMode(display=False) as counter:
+            net.eval()(*pair)
     finally:
         net.train(training)
-        for handle in handles:
-            handle.remove()
-    return Flops(**counts)
+    counts, root = counter.get_flop_counts(), type(net).__name__
+    parts = {name: _below(counts, f"{root}.{name}") for name, _ in net.named_children()}
+    return Flops({name: round(flops * num_points / counted) for name, flops in parts.items()})
+
+
+def _below(counts: dict[str, dict[Any, int]], prefix: str) -> int:
+    """FLOP of one child of the network: of itself, or of its outermost members that were called."""
+    inside = [name for name in counts if f"{name}.".startswith(f"{prefix}.")]
+    outermost = [name for name in inside if not any(name.startswith(f"{other}.") for other in inside)]
+    return sum(sum(counts[name].values()) for name in outermost)

@@ -1,24 +1,54 @@
-"""The count of arithmetic against torch's own counter on the readable twins, where every product is torch's."""
+"""The count of arithmetic: one layer by hand, every part of a network, growth with the points, and what it leaves."""
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib import arithmetic
 from lib.arithmetic import count_flops
 from lib.ops import use_backend
 from lib.ops.errors import InputError
 from models import MODELS, build_model
+from models.layers import WEIGHTS
 from tests.runs import identical
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_the_count_is_that_of_torchs_counter(name):
+def test_the_parts_are_all_that_torchs_counter_sees(name):
     net = build_model(name).eval()
     with use_backend("reference"), FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.rand(1, 256, 3), torch.rand(1, 256, 3))
     flops = count_flops(net, 256)
-    assert flops.total == counter.get_total_flops() == flops.linear + flops.pointconv + flops.embedding
-    assert min(flops.linear, flops.pointconv, flops.embedding) > 0
+    assert flops.total == counter.get_total_flops()
+    assert list(flops.parts) == [part for part, _ in net.named_children()] and min(flops.parts.values()) > 0
+
+
+def test_one_part_by_hand():
+    """The teacher's predictors: two PointConvs of 9 neighbours, a shared MLP of two layers, a head."""
+    macs, points = 0, 1024
+    widths, pyramid = (128, 128, 128, 64), (32, 64, 128, 256)
+    for level, rows in enumerate((points, points // 4, points // 16, points // 32)):
+        inputs = 2 * pyramid[level] + (64 if level < 3 else 0)  # embedding, features; the level above's predictor's
+        for before, after in ((inputs, widths[0]), (widths[0], widths[1])):
+            weight_net = 9 * (3 * 8 + 8 * 8 + 8 * WEIGHTS)
+            macs += rows * (weight_net + 9 * (3 + before) * WEIGHTS + (3 + before) * WEIGHTS * after)
+        macs += rows * (widths[1] * widths[2] + widths[2] * widths[3] + widths[3] * 3)
+    assert count_flops(build_model("teacher"), points).parts["predictor"] == 2 * macs
+
+
+@pytest.mark.parametrize("name", ["teacher", "student-tiny"])
+def test_counts_grow_with_the_points(name, monkeypatch):
+    net = build_model(name)
+    scaled = count_flops(net, 2048)
+    monkeypatch.setattr(arithmetic, "COUNTED_POINTS", 2048)
+    assert scaled == count_flops(net, 2048)
+
+
+def test_sizes_of_its_own_are_counted_as_they_are():
+    net = build_model("student-tiny", sizes=(256, 64, 32, 8))
+    with use_backend("reference"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(torch.rand(1, 1500, 3), torch.rand(1, 1500, 3))
+    assert count_flops(net, 1500).total == counter.get_total_flops()
 
 
 def test_teacher_and_student_at_the_published_size():
