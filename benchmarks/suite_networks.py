@@ -8,6 +8,7 @@ import torch
 from benchmarks.measure import alternately, best_product_rate, in_fresh_process, timed
 from benchmarks.workloads import Workload, distillation, inference, training
 from lib.arithmetic import count_flops
+from lib.graphs import GraphedNetwork
 from lib.losses.distill import METHODS
 from models import count_parameters
 
@@ -23,6 +24,9 @@ def model(points: int, batch: int, device: torch.device, repeats: int) -> dict[s
     loads = {name: Workload(name, points, batch, device) for name in names}
     times = alternately({name: inference(loads[name]) for name in (TEACHER, STUDENT)}, device, repeats)
     times[PLAIN] = timed(inference(loads[PLAIN]), device, repeats)  # by itself: it leaves caches and memory cold
+    if device.type == "cuda":
+        graphs = {f"{name}, CUDA graph": (loads[name], GraphedNetwork(loads[name].net)) for name in (TEACHER, STUDENT)}
+        times |= alternately({name: inference(*pair) for name, pair in graphs.items()}, device, repeats)
     arithmetic = {name: _arithmetic(loads[name], points) for name in (TEACHER, STUDENT)}
     peaks = {name: _in_its_own_process("inference", name, points, batch, device)["peak_bytes"] for name in names}
     seconds = {name: times[name]["median_seconds"] for name in names}
@@ -47,7 +51,8 @@ def _arithmetic(load: Workload, points: int) -> dict[str, Any]:
 
 def _flow_difference(loads: dict[str, Workload]) -> dict[str, float]:
     """How far the plain teacher's flow is from ours, metres."""
-    ours, theirs = (inference(loads[name])().flows[0] for name in (TEACHER, PLAIN))
+    with torch.inference_mode():
+        ours, theirs = (load.net.eval()(load.xyz1, load.xyz2).flows[0] for load in (loads[TEACHER], loads[PLAIN]))
     difference = (ours - theirs).norm(dim=-1)
     return {"median": difference.median().item(), "max": difference.max().item()}
 

@@ -17,6 +17,7 @@ from lib.training import frozen
 from models import MODELS, build_model
 
 SCENE_SPACING = 12.0  # m between the scenes of a large cloud
+STEP = 0.01  # m by which clouds move from call to call
 
 
 def large_pair(count: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +49,12 @@ class Workload:
         order = torch.randperm(points, generator=torch.Generator().manual_seed(1)).to(device)
         self.xyz2, self.flow = moved[:, order], moved - self.xyz1
         self.device = device
+        self._moved = torch.zeros(3, device=device)
+
+    def next_pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pair, a centimetre further on at every call: a call finds nothing that one before it has remembered."""
+        self._moved += STEP
+        return self.xyz1 + self._moved, self.xyz2 + self._moved
 
     def frozen_twin(self, network: str) -> nn.Module:
         """Another network of ``MODELS`` on the device, in evaluation mode and without gradients."""
@@ -55,13 +62,14 @@ class Workload:
         return frozen(build_model(network).to(self.device))
 
 
-def inference(load: Workload) -> Callable[[], Any]:
-    """The flow of the batch in evaluation mode."""
+def inference(load: Workload, net: Callable[..., Any] | None = None) -> Callable[[], Any]:
+    """The flow of the batch in evaluation mode, by the workload's network or by ``net``, which wraps it."""
     load.net.eval()
+    net = net or load.net
 
     def run() -> Any:
         with torch.inference_mode():
-            return load.net(load.xyz1, load.xyz2)
+            return net(*load.next_pair())
 
     return run
 
@@ -73,7 +81,7 @@ def training(load: Workload) -> Callable[[], Any]:
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        output = load.net(load.xyz1, load.xyz2)
+        output = load.net(*load.next_pair())
         multiscale_loss(output.flows, gather_levels(load.flow, output.indices1)).backward()
         optimizer.step()
 
@@ -87,12 +95,12 @@ def distillation(load: Workload, teacher: nn.Module, methods: str, gamma: float 
     """One step of the student under the methods that --distill and --gamma of train_student.py would choose."""
     load.net.train()
     setting = Setting(load.net.feature_widths(), teacher.feature_widths(), len(load.xyz1), build_model)
-    batch = FlowBatch(load.xyz1, load.xyz2, load.flow, [], [])
     method = parse_distill(methods, gamma).build(setting).to(load.device)
     optimizer = torch.optim.Adam([*load.net.parameters(), *method.parameters()], lr=1e-5, weight_decay=1e-4)
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
+        batch = FlowBatch(*load.next_pair(), load.flow, [], [])
         flow_losses(load.net, batch, method, teacher)["loss"].backward()
         optimizer.step()
 

@@ -1,8 +1,9 @@
 """Every command of README.md runs: in its order, in a copy of the project, on tiny stand-ins for the files it names.
 
 A command is a line of an indented or fenced block that begins with one of PROGRAMS, or `such code` within the text that
-begins so or with a script's name. To cover a new command give its script its tiny sizes in SIZES, and put what stands
-for a file that it names into `stand_ins`. A command that nobody covered fails.
+begins so or with a script's name; variables may be set before it, and parts of a pipe are commands of their own. To
+cover a new command give its script its tiny sizes in SIZES, and put what stands for a file that it names into
+`stand_ins`. A command that nobody covered fails.
 """
 
 import json
@@ -23,7 +24,7 @@ from tests.raw_files import ft3d_clouds, write_ft3d_frame, write_kitti_frame
 from tests.runs import ROOT, environment, save_teacher, write_ft3d, write_kitti
 
 PROGRAMS = (".", "python", "python3", "torchrun", "make", "docker", "pip", "bash", "sh", "sudo", "conda", "git", "uv")
-PARTS = ("lib", "models", "experiments", "results", "checkpoints")
+PARTS = ("lib", "models", "experiments", "benchmarks", "results", "checkpoints")
 
 # What is put behind a command to make it tiny; of flags given twice the later counts.
 TRAINING = "--num-points 128 --batch-size 2 --steps 1 --workers 0 --device cpu"
@@ -36,6 +37,8 @@ SIZES = {
     "prepare_data.py": "--workers 1",
     "prepare_data.py synthetic": "--workers 1 --scenes 1",
     "convert_checkpoint.py": "",
+    "benchmark.py": "--num-points 128 --repeats 1",
+    "sweep.py": "LINES",
     "experiments/make_tables.py": "",
 }
 LEFT_OUT = ("--epochs", "--num-points", "--num-scenes")  # with their values: SIZES says what stands for them
@@ -55,13 +58,18 @@ def commands(text: str) -> list[str]:
             prose += " " + line
             continue
         spans = [code.split() for code in re.findall(r"`([^`]+)`", prose)]
-        found += [" ".join(words) for words in spans if len(words) > 1 and words[0] in (*PROGRAMS, *scripts)]
+        found += [" ".join(words) for words in spans if len(words) > 1 and program(words) in (*PROGRAMS, *scripts)]
         prose = ""
         in_block = fence in ("bash", "sh", "console") if fenced else line.startswith("    ")
-        if in_block and line.split()[0] in PROGRAMS:
+        if in_block and program(line.split()) in PROGRAMS:
             found.append(line)
-    parts = [part for line in found for part in line.split("&&")]
+    parts = [part for line in found for part in re.split(r"&& | \| ", line)]
     return [" ".join(shlex.split(part, comments=True)) for part in parts]
+
+
+def program(words: list[str]) -> str:
+    """The first word that sets no variable."""
+    return next((word for word in words if not re.match(r"[A-Z_]+=", word)), "")
 
 
 def alternatives(command: str) -> list[list[str]]:
@@ -147,6 +155,7 @@ def stand_ins(folder: Path) -> None:
     save_checkpoint(folder / "IN", build_model("teacher"), {})  # of the published widths
     for name in ("best.pt", "P"):
         save_teacher(folder / name)
+    (folder / "LINES").write_text("python --version\n")
     (folder / "FRAMES").mkdir()
     rng = np.random.default_rng(0)
     for k in range(3):
@@ -175,42 +184,51 @@ def project(tmp_path_factory):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(project, command):
     for words in alternatives(command):
-        program = words[0] if words[0] in PROGRAMS else "python"
-        assert program in HANDLERS, f"nothing here says how to try a command of {program}: {command}"
-        HANDLERS[program](project, words[words[0] in PROGRAMS :])
+        first = words.index(program(words))
+        variables = dict(word.split("=", 1) for word in words[:first])
+        name, rest = (words[first], words[first + 1 :]) if words[first] in PROGRAMS else ("python", words[first:])
+        assert name in HANDLERS, f"nothing here says how to try a command of {name}: {command}"
+        HANDLERS[name](project, rest, variables)
 
 
-def run_python(project: Project, words: list[str], variables: dict[str, str] | None = None) -> None:
+def run_python(project: Project, words: list[str], variables: dict[str, str]) -> None:
     if words == ["-m", "venv", ".venv"]:
         return
-    project.run([word for word in words if word != "..."], variables or {"DATA_ROOT": "DATA"})
+    project.run([word for word in words if word != "..."], {"DATA_ROOT": "DATA"} | variables)
 
 
-def run_torchrun(project: Project, words: list[str]) -> None:
+def run_torchrun(project: Project, words: list[str], variables: dict[str, str]) -> None:
     """Here in one process; test_distributed.py has two."""
     option, *rest = words
     assert option == "--nproc-per-node=2"
-    run_python(project, rest)
+    run_python(project, rest, variables)
 
 
-def check_make(project: Project, words: list[str]) -> None:
+def check_make(project: Project, words: list[str], _variables: dict[str, str]) -> None:
     made = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
 
 
-def check_activate(project: Project, words: list[str]) -> None:
+def check_activate(project: Project, words: list[str], _variables: dict[str, str]) -> None:
     assert words == [".venv/bin/activate"]
 
 
-def check_pip(project: Project, words: list[str]) -> None:
+def check_pip(project: Project, words: list[str], _variables: dict[str, str]) -> None:
     assert words[:2] == ["install", "-r"] and (ROOT / words[2]).is_file()
 
 
-def check_bash(project: Project, words: list[str]) -> None:
+def check_bash(project: Project, words: list[str], variables: dict[str, str]) -> None:
+    """Experiments list their command lines; what would take hours is read only."""
+    if words[0].startswith("runs/"):  # written by a command before it
+        return
     assert subprocess.run(["bash", "-n", words[0]], cwd=ROOT).returncode == 0
+    if "LIST" in variables:
+        lines = subprocess.run(["bash", *words], cwd=project.folder, env=environment() | variables,
+                               capture_output=True, text=True, check=True).stdout  # fmt: skip
+        assert "python train_student.py" in lines
 
 
-def check_docker(project: Project, words: list[str]) -> None:
+def check_docker(project: Project, words: list[str], _variables: dict[str, str]) -> None:
     """The image is the one that `make image` builds, the mount the one that it reads; the command in it runs here."""
     dockerfile, makefile = (ROOT / "Dockerfile").read_text(), (ROOT / "Makefile").read_text()
     image = re.search(r"--tag (\S+)", makefile)[1]
