@@ -49,7 +49,7 @@ def _sampling(load: Workload) -> dict[str, Callable[[], Any] | None]:
     fpsample, cluster = _package("fpsample"), _package("torch_cluster")
     flat, owner = both.flatten(0, 1), torch.arange(len(both), device=both.device).repeat_interleave(both.shape[1])
     return {
-        "ours": lambda: ops.furthest_point_sample(both, count),
+        "ours": lambda: ops.furthest_point_sample(torch.cat(load.next_pair()), count),
         "plain torch": lambda: plain.sample(both, count),
         "fpsample": fpsample and (
             lambda: [fpsample.bucket_fps_kdline_sampling(c, count, h=7, start_idx=0) for c in clouds]
@@ -67,7 +67,7 @@ def _search(load: Workload, k: int) -> dict[str, Callable[[], Any] | None]:
     owner = torch.arange(len(query), device=query.device).repeat_interleave(query.shape[1])
     workers = torch.get_num_threads()
     return {
-        "ours": lambda: ops.knn(query, support, k),
+        "ours": lambda: ops.knn(*load.next_pair(), k),
         "plain torch": lambda: plain.knn(query, support, k),
         "scipy": lambda: [cKDTree(s).query(q, k, workers=workers) for q, s in pairs],
         "pykdtree": pykdtree and (lambda: [pykdtree.KDTree(s).query(q, k) for q, s in pairs]),
