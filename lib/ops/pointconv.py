@@ -80,13 +80,13 @@ class _PointConvAggregate(torch.autograd.Function):
 
 @compiled()
 def _inputs(offsets, table, rows, r, inputs):
-    """inputs (3 + C, K): offset and features of the neighbours of query r, a column a neighbour."""
+    """inputs (K, 3 + C): offset and features of the neighbours of query r. Whole rows, so that copying is quick."""
     for k in range(rows.shape[1]):
-        source = rows[r, k]
+        near, row = table[rows[r, k]], inputs[k]
         for c in range(3):
-            inputs[c, k] = offsets[r, k, c]
-        for c in range(table.shape[1]):
-            inputs[3 + c, k] = table[source, c]
+            row[c] = offsets[r, k, c]
+        for c in range(len(near)):
+            row[3 + c] = near[c]
 
 
 @compiled()
@@ -94,10 +94,10 @@ def aggregate_forward(
     offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, out: np.ndarray, start: int, stop: int
 ) -> None:
     """The queries start..stop of rows (R, K) into out (stop - start, 3 + C, 16)."""
-    inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
+    inputs = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
     for r in range(start, stop):
         _inputs(offsets, table, rows, r, inputs)
-        np.dot(inputs, kernel[r], out[r - start])  # (3 + C, K) (K, 16): a small matrix product a query
+        np.dot(inputs.T, kernel[r], out[r - start])  # (3 + C, K) (K, 16): a small matrix product a query
 
 
 @compiled()
@@ -106,11 +106,11 @@ def aggregate_backward(
     grad_offsets: np.ndarray, grad_kernel: np.ndarray, grad_table: np.ndarray, start: int, stop: int,
 ) -> None:  # fmt: skip
     """grad_out (stop - start, 3 + C, 16) of the queries start..stop; grad_table is added to, the others are written."""
-    inputs = np.empty((3 + table.shape[1], rows.shape[1]), table.dtype)
+    inputs = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
     grads = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
     for r in range(start, stop):
         _inputs(offsets, table, rows, r, inputs)
-        np.dot(inputs.T, grad_out[r - start], grad_kernel[r])  # (K, 3 + C) (3 + C, 16)
+        np.dot(inputs, grad_out[r - start], grad_kernel[r])  # (K, 3 + C) (3 + C, 16)
         np.dot(kernel[r], grad_out[r - start].T, grads)  # (K, 16) (16, 3 + C)
         for k in range(rows.shape[1]):
             source = rows[r, k]
