@@ -50,7 +50,7 @@ def check_finite(op: str, name: str, cloud: Tensor) -> None:
     """
     if is_recording(cloud):
         return
-    # A sum with NaN or infinity in it is not finite: one quick pass, and a second one only where large numbers overflow.
+    # A sum with NaN or infinity in it is not finite: one quick pass. A second one only where large numbers overflow.
     if not (cloud.sum().isfinite() or cloud.isfinite().all()):
         raise InputError(f"{op}: {name} {tuple(cloud.shape)} holds NaN or infinite coordinates")
 
