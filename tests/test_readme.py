@@ -16,17 +16,19 @@ SCRIPTS = [
     "train_teacher.py", "train_student.py", "evaluate.py", "visualize.py", "prepare_data.py", "predict.py",
     "convert_checkpoint.py", "sweep.py", "benchmark.py", "experiments/make_tables.py",
 ]  # fmt: skip
-OTHERS = {"--help", "--nproc-per-node", "--gpus", "--user", "--read-only", "--tmpfs", "--shm-size"}  # torchrun, docker
+OTHERS = {"--help", "--nproc-per-node", "--gres"}  # torchrun, sbatch
+OTHERS |= {"--gpus", "--user", "--read-only", "--tmpfs", "--shm-size"}  # docker
+PARTS = {"prepare_data.py": ["ft3d", "kitti", "synthetic"]}  # scripts of several commands
 
 
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
-    def help_of(script: str) -> str:
-        return subprocess.run(
-            [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+    def help_of(*words: str) -> str:
+        command = [sys.executable, *words, "--help"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    return {script: help_of(script) for script in SCRIPTS}
+    parts = {script: [help_of(script, name) for name in PARTS.get(script, [])] for script in SCRIPTS}
+    return {script: "".join([help_of(script), *parts[script]]) for script in SCRIPTS}
 
 
 def test_every_flag_exists(helps):
@@ -48,7 +50,7 @@ def test_every_file_of_the_layout_exists():
     layout = README.split("## Layout")[1].split("Imports go one way")[0]
     for name in re.findall(r"^    (\S+?/)|(\w+\.py)", layout, flags=re.MULTILINE):
         path = name[0] or name[1]
-        folders = (ROOT, ROOT / "lib", ROOT / "lib/ops", ROOT / "experiments")
+        folders = (ROOT, *(ROOT / name for name in ("lib", "lib/ops", "experiments", "benchmarks")))
         assert any((folder / path).exists() for folder in folders), path
 
 

@@ -131,7 +131,9 @@ class Project:
                                         text=True)  # fmt: skip
 
     def run(self, words: list[str], variables: dict[str, str]) -> None:
-        script = words[0] + (" synthetic" if words[1:2] == ["synthetic"] else "")
+        script = words[0]
+        if " ".join(words[:2]) in SIZES:
+            script = " ".join(words[:2])
         assert script in SIZES, f"no tiny sizes for {script} in {Path(__file__).name}"
         job = {"words": [*without(words, LEFT_OUT), *SIZES[script].split()], "environment": variables}
         status, said = self.answer(job)
@@ -153,7 +155,8 @@ def stand_ins(folder: Path) -> None:
     for name in ("train/0000000", "val/0000000"):
         write_ft3d_frame(folder / "RAW/FlyingThings3D_subset", name, *ft3d_clouds(0, 500))
     save_checkpoint(folder / "IN", build_model("teacher"), {})  # of the published widths
-    for name in ("best.pt", "P"):
+    (folder / "checkpoints/ft3d").mkdir(parents=True, exist_ok=True)
+    for name in ("best.pt", "P", "checkpoints/ft3d/best.pt"):
         save_teacher(folder / name)
     (folder / "LINES").write_text("python --version\n")
     (folder / "FRAMES").mkdir()
