@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,10 +70,12 @@ def run(script: str, *flags: object, **options) -> subprocess.CompletedProcess:
 
 
 def launch(script: str, *flags: object) -> subprocess.Popen:
-    """Starts a script and returns at once."""
+    """Starts a script and returns at once. Ctrl-C reaches it also where tests run in a shell's background, which it
+    would otherwise be told to ignore."""
     return subprocess.Popen(
-        command(script, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+        command(script, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def log_lines(run_folder: Path) -> list[dict]:

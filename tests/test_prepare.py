@@ -175,16 +175,16 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path):
 def test_interrupted(tmp_path):
     """Ctrl-C: the frames begun are finished, no other is started, no part of one is left."""
     raw, out = tmp_path / "training", tmp_path / "out"
-    for k in range(500):  # many, so that a busy machine does not finish them before it looks here again
+    for k in range(200):
         write_kitti_frame(raw, f"{k:06d}", k)
     process = launch("prepare_data.py", "kitti", raw, out, "--workers", 2)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(out.glob(f"{KITTI}/0*"))) < 5:
+    while time.monotonic() < deadline and len(list(out.glob(f"{KITTI}/0*"))) < 20:
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and error == "interrupted\n"
-    assert 5 <= len(list(out.glob(f"{KITTI}/0*"))) < 500
+    assert 20 <= len(list(out.glob(f"{KITTI}/0*"))) < 200
     assert not list(out.rglob("*.partial"))
 
 
