@@ -23,7 +23,7 @@ from lib.results import Group, group_by_seed, read_run  # noqa: E402
 from lib.tables import FORMATS, Cell, full_row, plain_row, report_row  # noqa: E402
 
 EXPERIMENTS = (
-    "synthetic", "methods", "pareto", "real", "kitti_teacher", "ft3d_teacher", "remaining", "first_report",
+    "synthetic", "methods", "pareto", "real", "longer", "kitti_teacher", "ft3d_teacher", "remaining", "first_report",
 )  # fmt: skip
 EPILOG = f"""examples:
   python experiments/make_tables.py synthetic --plots runs/plots
