@@ -9,7 +9,7 @@
 #   python experiments/make_tables.py methods
 source "$(dirname "$0")/synthetic_setting.sh"
 
-PAIRS=${PAIRS:-output:0.3,multiscale:8,rkd:2 output:0.3,pkd:0.5,pointdistiller:2}
+PAIRS=${PAIRS:-output:0.3,multiscale:8,rkd:2 output:0.3,multiscale:8,pointdistiller:2}
 
 for seed in $SEEDS; do
   for methods in \
