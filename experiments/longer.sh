@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Are 180 steps too few to tell students apart? The questions of synthetic.sh (GROUP drive) and real.sh (GROUP ft3d)
 # once more, with 1200 steps for a student. Teacher, points and everything else as there. Three seeds each. Or are 24
-# scenes too few? The first question with as many steps on eight times the scenes (GROUP drive192).
+# scenes too few? The first question with as many steps on five times the scenes (GROUP drive120).
 #
 #   DATA=folder-with-FlyingThings3D_subset_processed_35m bash experiments/longer.sh
 #   python experiments/make_tables.py longer
@@ -15,7 +15,7 @@ teacher=$RUNS/teacher/best.pt
 RUNS=${LONG_RUNS:-runs/longer}
 RESULTS=${LONG_RESULTS:-results/longer}
 
-MORE=192 # scenes: epochs of 48 steps
+MORE=120 # scenes: epochs of 27 steps
 FT3D=(--dataset ft3d --subset full --data-root "$DATA" --num-points "$POINTS")
 for seed in $SEEDS; do
   for gamma in 0 1 0.3; do
@@ -29,6 +29,6 @@ for seed in $SEEDS; do
   SCORE=("${DRIVE[@]}")
   for gamma in 0 1; do
     GROUP=drive$MORE student half "output:$gamma" "$seed" --teacher "$teacher" "${DRIVE[@]}" --num-scenes "$MORE" \
-      --batch-size "$BATCH" --steps "$STUDENT_STEPS" --lr-step 19 --lr-gamma 0.2 --eval-every 3 --workers 0
+      --batch-size "$BATCH" --steps "$STUDENT_STEPS" --lr-step 33 --lr-gamma 0.2 --eval-every 5 --workers 0
   done
 done
