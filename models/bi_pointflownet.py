@@ -22,7 +22,7 @@ from models.geometry import (
     cross_neighbours,
     level_sizes,
 )
-from models.layers import PointConv, PointConvDown, SharedMLP
+from models.layers import Linear, PointConv, PointConvDown, SharedMLP
 
 FLOW_LEVELS = 4  # flows are predicted at levels 0..3
 MAX_RESIDUAL = 200.0  # metres
@@ -92,14 +92,14 @@ class BidirectionalFlowEmbedding(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.query = nn.Linear(inputs, width)  # q1 of the paper's figure
-        self.key = nn.Linear(inputs, width)  # k1
-        self.position1 = nn.Linear(3, width)
-        self.mlp1 = nn.Linear(width, width)
-        self.update1 = nn.Linear(width, width)  # u1, u2: the augmented features
-        self.update2 = nn.Linear(width, width)
-        self.position2 = nn.Linear(3, width)
-        self.mlp2 = nn.Linear(width, width)
+        self.query = Linear(inputs, width)  # q1 of the paper's figure
+        self.key = Linear(inputs, width)  # k1
+        self.position1 = Linear(3, width)
+        self.mlp1 = Linear(width, width)
+        self.update1 = Linear(width, width)  # u1, u2: the augmented features
+        self.update2 = Linear(width, width)
+        self.position2 = Linear(3, width)
+        self.mlp2 = Linear(width, width)
 
     def forward(
         self, xyz1: Tensor, xyz2: Tensor, context1: Tensor, context2: Tensor, near12: Tensor, near21: Tensor
@@ -142,7 +142,7 @@ class FlowPredictor(nn.Module):
         super().__init__()
         self.pointconvs = nn.ModuleList([PointConv(inputs, widths[0]), PointConv(widths[0], widths[1])])
         self.mlp = SharedMLP(*widths[1:])
-        self.head = nn.Linear(widths[-1], 3)
+        self.head = Linear(widths[-1], 3)
 
     def forward(self, features: Tensor, near: Neighbourhood) -> tuple[Tensor, Tensor]:
         """features (B, N, C) -> predictor features (B, N, widths[-1]), residual flow (B, N, 3) in metres."""

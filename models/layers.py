@@ -11,14 +11,28 @@ NEGATIVE_SLOPE = 0.1
 WEIGHTS = 16  # outputs of a WeightNet
 
 
+class Linear(nn.Linear):
+    """A 1x1 convolution with bias: (..., inputs) -> (..., outputs)."""
+
+    def forward(self, values: Tensor, slope: float = 1.0) -> Tensor:
+        """The layer, then LeakyReLU of this slope; 1: none."""
+        return ops.linear(values, self.weight, self.bias, slope)
+
+
 class SharedMLP(nn.Sequential):
     """1x1 convolutions with bias, each followed by LeakyReLU(0.1): (..., widths[0]) -> (..., widths[-1])."""
 
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
         for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(NEGATIVE_SLOPE)]
+            layers += [Linear(inputs, outputs), nn.LeakyReLU(NEGATIVE_SLOPE)]
         super().__init__(*layers)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Each layer and its LeakyReLU in one."""
+        for layer in list(self)[::2]:
+            values = layer(values, NEGATIVE_SLOPE)
+        return values
 
 
 class WeightNet(nn.Sequential):

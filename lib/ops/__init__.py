@@ -11,6 +11,7 @@ from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn
+from lib.ops.linear import linear
 from lib.ops.pointconv import pointconv_aggregate
 from lib.ops.pointconv_linear import pointconv_linear
 from lib.ops.sampling import furthest_point_sample
@@ -28,6 +29,7 @@ __all__ = [
     "inverse_distance_weights",
     "is_recording",
     "knn",
+    "linear",
     "pointconv_aggregate",
     "pointconv_linear",
     "set_backend",

@@ -10,7 +10,7 @@ from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_index
-from lib.ops.product import times
+from lib.ops.product import pack, times
 from lib.ops.reference import NEGATIVE_SLOPE
 from lib.ops.threads import run_in_ranges
 
@@ -42,12 +42,13 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
     if not runs_compiled(query, support, weight):
         return reference.flow_embedding(query, support, index, weight, bias)
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (query, support, weight, bias))
-    return _FlowEmbedding.apply(query, support, index, weight, bias, differentiated)
+    inference = not torch.is_grad_enabled()
+    return _FlowEmbedding.apply(query, support, index, weight, bias, differentiated, inference)
 
 
 class _FlowEmbedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, support, index, weight, bias, differentiated):
+    def forward(ctx, query, support, index, weight, bias, differentiated, inference):
         rows = flat_index(index, support.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
         queries = query.detach().reshape(-1, query.shape[2]).contiguous()  # (B N, C)
         table = support.detach().reshape(-1, query.shape[2]).contiguous()  # (B M, C)
@@ -57,17 +58,17 @@ class _FlowEmbedding(torch.autograd.Function):
         neighbours = rows.shape[1]
         step = max(1, CHUNK_BYTES // (neighbours * (matrix.shape[0] + matrix.shape[1]) * query.element_size()))
         args = [t.numpy() for t in (queries, table, rows)]
-        shift, right, values, first = bias.detach().numpy(), matrix.numpy(), out.numpy(), winner.numpy()
+        packed, shift = pack(weight, keep=inference), bias.detach().numpy()
+        values, first = out.numpy(), winner.numpy()
 
         def run(start, stop):
-            # Tensors made here: those of the caller may be inference tensors, which other threads must not touch.
-            product = times(torch.from_numpy(right))
+            # Made here: the caller's tensors may be inference tensors, which other threads must not touch.
             hidden = torch.empty(step * neighbours, matrix.shape[1], dtype=query.dtype)
             for a in range(start, stop, step):
                 count = min(step, stop - a)
                 part = hidden[: count * neighbours]
                 _hidden(*args, part.numpy(), a, count)
-                mixed = product(part).numpy()
+                mixed = times(part, packed).numpy()
                 if differentiated:
                     _first_maximum(mixed, values, first, a, count, neighbours)
                 else:
@@ -97,7 +98,7 @@ class _FlowEmbedding(torch.autograd.Function):
         zero = np.zeros((), args[0].dtype)
         grad_table = torch.from_numpy(sum((part[0] for part in parts), zero)).view(ctx.shapes[1])
         grad_matrix = torch.from_numpy(sum((part[1] for part in parts), zero))
-        return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0), None
+        return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0), None, None
 
 
 @compiled()

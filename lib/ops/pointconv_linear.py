@@ -9,7 +9,7 @@ from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_index
 from lib.ops.pointconv import WIDTH, aggregate_backward, aggregate_forward, check_aggregate, pointconv_aggregate
-from lib.ops.product import times
+from lib.ops.product import pack, times
 from lib.ops.threads import run_in_ranges
 
 CHUNK_BYTES = 1 << 20  # aggregated values held at once a thread: what a core's second-level cache holds
@@ -35,12 +35,12 @@ def pointconv_linear(
     if not runs_compiled(offset, features, weights, matrix) or torch.is_autocast_enabled("cpu"):
         return F.linear(pointconv_aggregate(offset, features, index, weights), matrix, bias)
     check_aggregate(offset, features, index, weights)
-    return _PointConvLinear.apply(offset, features, index, weights, matrix, bias)
+    return _PointConvLinear.apply(offset, features, index, weights, matrix, bias, not torch.is_grad_enabled())
 
 
 class _PointConvLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, offset, features, index, weights, matrix, bias):
+    def forward(ctx, offset, features, index, weights, matrix, bias, inference):
         rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
         table = features.detach().reshape(-1, features.shape[2]).contiguous()  # (B M, C)
         offsets = offset.detach().reshape(*rows.shape, 3).contiguous()
@@ -49,14 +49,12 @@ class _PointConvLinear(torch.autograd.Function):
         ctx.shapes = offset.shape, features.shape, weights.shape
         out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
         args = [t.numpy() for t in (offsets, table, rows, kernel)]
-        values, right, shift = out.numpy(), matrix.detach().numpy(), bias.detach().numpy()
+        packed, values, shift = pack(matrix, keep=inference), out.numpy(), bias.detach().numpy()
 
         def run(start: int, stop: int) -> None:
-            # Tensors made here: those of the caller may be inference tensors, which other threads must not touch.
-            product = times(torch.from_numpy(right))
             for a, b, chunk in _chunks(start, stop, table):
                 aggregate_forward(*args, chunk.numpy(), a, b)
-                np.add(product(chunk.flatten(1)).numpy(), shift, out=values[a:b])
+                np.add(times(chunk.flatten(1), packed).numpy(), shift, out=values[a:b])
 
         run_in_ranges(run, len(rows))
         return out.view(*index.shape[:2], -1)
@@ -89,7 +87,7 @@ class _PointConvLinear(torch.autograd.Function):
         grad_matrix = sum(part[1] for part in parts)
         grads = grad_offsets, grad_table, grad_kernel
         grad_offset, grad_features, grad_weights = (g.view(s) for g, s in zip(grads, ctx.shapes, strict=True))
-        return grad_offset, grad_features, None, grad_weights, grad_matrix, grad_out.sum(0)
+        return grad_offset, grad_features, None, grad_weights, grad_matrix, grad_out.sum(0), None
 
 
 def _rows_at_once(table: Tensor) -> int:
