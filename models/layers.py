@@ -68,7 +68,7 @@ class PointConvDown(PointConvAggregation):
     """PointConv from a level to the next coarser one, then LeakyReLU(0.1); no normalisation."""
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
-        return F.leaky_relu(super().forward(offset, features, index), NEGATIVE_SLOPE)
+        return _leaky_relu(super().forward(offset, features, index))
 
 
 class PointConv(PointConvAggregation):
@@ -79,7 +79,12 @@ class PointConv(PointConvAggregation):
         self.norm = BatchNorm(outputs)
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)
+        return _leaky_relu(self.norm(super().forward(offset, features, index)))
+
+
+def _leaky_relu(values: Tensor) -> Tensor:
+    """LeakyReLU(0.1) of a tensor that nothing else holds: in place outside of autograd."""
+    return F.leaky_relu(values, NEGATIVE_SLOPE, inplace=not torch.is_grad_enabled())
 
 
 class BatchNorm(nn.BatchNorm1d):

@@ -6,6 +6,7 @@ in it, to the last bit: skipping a box never changes a result.
 """
 
 from collections import deque
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ def bucket_clouds(clouds: list[np.ndarray], size: int) -> list[Buckets]:
     """
     known = [_remembered(cloud, size) for cloud in clouds]
     new = [cloud for cloud, buckets in zip(clouds, known, strict=True) if buckets is None]
-    made = run_side_by_side([lambda cloud=cloud: _bucket_cloud(cloud, size) for cloud in new])
+    made = _make(new, size)
     _latest.extend((cloud.copy(), size, buckets) for cloud, buckets in zip(new, made, strict=True))
     rest = iter(made)
     return [next(rest) if buckets is None else buckets for buckets in known]
@@ -48,41 +49,63 @@ def _remembered(cloud: np.ndarray, size: int) -> Buckets | None:
     return None
 
 
-def _bucket_cloud(cloud: np.ndarray, size: int) -> Buckets:
-    boxes = -(-len(cloud) // size)
-    rows, order = np.array(cloud, np.float64, order="C"), np.arange(boxes * size)
-    points, low, high = np.full((boxes, 3, size), np.inf), np.empty((3, boxes)), np.empty((3, boxes))
-    _sort(rows, order, size)
-    _boxes(rows, points, low, high)
-    return Buckets(order, points, low, high)
+def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
+    """Cuts each cloud in two first, so that every thread has a half to sort, be it of one cloud or of many."""
+    made, rows = [], []
+    for cloud in clouds:
+        boxes = -(-len(cloud) // size)
+        points, low, high = np.full((boxes, 3, size), np.inf), np.empty((3, boxes)), np.empty((3, boxes))
+        made.append(Buckets(np.arange(boxes * size), points, low, high))
+        rows.append(np.array(cloud, np.float64, order="C"))
+    middles = run_side_by_side([
+        lambda r=r, m=m: _cut(r, m.order, size, 0, len(r)) for r, m in zip(rows, made, strict=True)
+    ])
+
+    def finish(r: np.ndarray, m: Buckets, start: int, stop: int) -> None:
+        _sort(r, m.order, size, start, stop)
+        _boxes(r, m.points, m.low, m.high, start, stop)
+
+    pieces = []
+    for r, m, middle in zip(rows, made, middles, strict=True):
+        cuts = (0, middle, len(r)) if len(r) > size else (0, len(r))  # a box is never cut
+        pieces += [(r, m, start, stop) for start, stop in pairwise(cuts)]
+    run_side_by_side([lambda piece=piece: finish(*piece) for piece in pieces])
+    return made
 
 
 @compiled()
-def _sort(points, order, size):
-    """Orders the points as the leaves of a KD-tree whose leaves are the boxes: halves along the widest axis."""
+def _sort(points, order, size, first, last):
+    """Orders the points first..last as the leaves of a KD-tree whose leaves are the boxes; first is a box's start."""
     starts, stops = np.empty(128, np.int64), np.empty(128, np.int64)  # segments still to be cut
-    starts[0], stops[0] = 0, len(points)
+    starts[0], stops[0] = first, last
     left = 1
     while left > 0:
         left -= 1
         start, stop = starts[left], stops[left]
         if stop - start <= FINEST:
             continue
-        boxes = (stop - start + size - 1) // size
-        middle = start + (boxes // 2 * size if boxes > 1 else (stop - start) // 2)
-        axis, widest = 0, -1.0
-        for a in range(3):
-            low = high = points[start, a]
-            for j in range(start + 1, stop):
-                value = points[j, a]
-                low = value if value < low else low
-                high = value if value > high else high
-            if high - low > widest:
-                axis, widest = a, high - low
-        _select(points, order, axis, start, stop, middle)
+        middle = _cut(points, order, size, start, stop)
         starts[left], stops[left] = start, middle
         starts[left + 1], stops[left + 1] = middle, stop
         left += 2
+
+
+@compiled()
+def _cut(points, order, size, start, stop):
+    """Halves the points start..stop along their widest axis, between two boxes where there are two; the place."""
+    boxes = (stop - start + size - 1) // size
+    middle = start + (boxes // 2 * size if boxes > 1 else (stop - start) // 2)
+    axis, widest = 0, -1.0
+    for a in range(3):
+        low = high = points[start, a]
+        for j in range(start + 1, stop):
+            value = points[j, a]
+            low = value if value < low else low
+            high = value if value > high else high
+        if high - low > widest:
+            axis, widest = a, high - low
+    _select(points, order, axis, start, stop, middle)
+    return middle
 
 
 @compiled()
@@ -113,10 +136,11 @@ def _select(points, order, axis, start, stop, place):
 
 
 @compiled()
-def _boxes(rows, points, low, high):
+def _boxes(rows, points, low, high, first, last):
+    """The boxes of the places first..last; first is a box's start."""
     size = points.shape[2]
-    for box in range(low.shape[1]):
-        start, stop = box * size, min((box + 1) * size, len(rows))
+    for start in range(first, last, size):
+        box, stop = start // size, min(start + size, last)
         for a in range(3):
             low[a, box] = high[a, box] = rows[start, a]
             for j in range(start, stop):

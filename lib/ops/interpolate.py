@@ -24,9 +24,37 @@ def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> T
         return cuda.inverse_distance_weights(query, support, index)
     if not runs_compiled(query, support):
         return reference.inverse_distance_weights(query, support, index)
+    if not (torch.is_grad_enabled() and (query.requires_grad or support.requires_grad)):
+        return _inverse_distance_weights(query, support, index)
     offset = gather(support, index) - query[:, :, None]  # (B, N, K, 3)
     inverse = offset.square().sum(-1).clamp_min(reference.MIN_DISTANCE**2).rsqrt()  # (B, N, K)
     return inverse / inverse.sum(-1, keepdim=True)
+
+
+def _inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
+    """The same without gradients, in one pass."""
+    rows = flat_index(index, support.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+    weights = torch.empty(rows.shape, dtype=query.dtype)
+    points, table = (cloud.detach().reshape(-1, 3).contiguous() for cloud in (query, support))
+    args = [t.numpy() for t in (points, table, rows, weights)]
+    run_in_ranges(lambda a, b: _weights_forward(*args, a, b), len(rows))
+    return weights.view(index.shape)
+
+
+@compiled(fastmath={"contract"})
+def _weights_forward(points, table, rows, weights, start, stop):
+    least = weights.dtype.type(reference.MIN_DISTANCE**2)
+    one = weights.dtype.type(1)
+    for r in range(start, stop):
+        point, row = points[r], weights[r]
+        total = one * 0
+        for k in range(rows.shape[1]):
+            near = table[rows[r, k]]
+            dx, dy, dz = near[0] - point[0], near[1] - point[1], near[2] - point[2]
+            row[k] = one / np.sqrt(max(dx * dx + dy * dy + dz * dz, least))
+            total += row[k]
+        for k in range(rows.shape[1]):
+            row[k] /= total
 
 
 def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
