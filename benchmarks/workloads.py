@@ -13,8 +13,7 @@ from lib.datasets.pairs import FlowBatch
 from lib.losses import gather_levels, multiscale_loss
 from lib.losses.distill import Setting, parse_distill
 from lib.tasks import flow_losses
-from lib.training import frozen
-from models import MODELS, build_model
+from models import MODELS, build_model, frozen
 
 SCENE_SPACING = 12.0  # m between the scenes of a large cloud
 STEP = 0.01  # m by which clouds move from call to call
@@ -63,8 +62,8 @@ class Workload:
 
 
 def inference(load: Workload, net: Callable[..., Any] | None = None) -> Callable[[], Any]:
-    """The flow of the batch in evaluation mode, by the workload's network or by ``net``, which wraps it."""
-    load.net.eval()
+    """The flow of the batch by the workload's network, frozen as ``models.load_model`` does, or by ``net`` around it."""
+    frozen(load.net)
     net = net or load.net
 
     def run() -> Any:

@@ -65,7 +65,7 @@ def run_training(
         facts |= methods.facts()
         teacher_net, teacher_widths = None, None
         if methods.teacher_users:
-            teacher_net = frozen(load_model(teacher)).to(device)
+            teacher_net = load_model(teacher, device)
             teacher_widths = teacher_net.feature_widths()
             facts |= {"teacher": _teacher_facts(teacher)}
         batch = recipe.batch_size // distributed.world_size()
@@ -125,11 +125,6 @@ def run_training(
             f"{progress.best_step}; score it with: {_evaluate_command(run, args)}"
         )
         return 0
-
-
-def frozen(net: nn.Module) -> nn.Module:
-    """The network in evaluation mode, out of reach of any optimizer."""
-    return net.eval().requires_grad_(False)
 
 
 def without_names(facts: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "PairGeometry",
     "build_model",
     "count_parameters",
+    "frozen",
     "load_model",
     "model_record",
     "restore_model",
@@ -55,8 +56,13 @@ def build_model(name: str, **options) -> nn.Module:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Number of trainable values of the network."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+    """Number of values that training sets, whether or not they are frozen now."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def frozen(net: nn.Module) -> nn.Module:
+    """The network in evaluation mode, its weights constant: out of reach of optimizers, and laid out for speed once."""
+    return net.eval().requires_grad_(False)
 
 
 def model_record(net: nn.Module) -> dict:
@@ -88,7 +94,7 @@ def restore_model(record: dict) -> nn.Module:
 
 
 def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
-    """Reads a network from our checkpoint or from a published Bi-PointFlowNet state, ready for inference.
+    """Reads a network from our checkpoint or from a published Bi-PointFlowNet state, ``frozen``.
 
     Raises InputError for a file that is missing, cut short, holds code, or does not fit the network it names.
     """
@@ -97,7 +103,7 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
         if content.get("format") == CHECKPOINT_FORMAT:
             net = restore_model(content.get("model", {}))
         elif is_published(content):
-            net = build_model("teacher").eval()
+            net = build_model("teacher")
             net.load_state_dict(from_published(content))
         else:
             raise InputError(f"neither a checkpoint of this project ({CHECKPOINT_FORMAT}) nor a published state")
@@ -106,4 +112,4 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
             raise InputError(f"NaN or infinity in the weights, first in {broken[0]}")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return net.to(device)
+    return frozen(net.to(device))

@@ -43,9 +43,13 @@ class WeightNet(nn.Sequential):
             nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, WEIGHTS), nn.ReLU()
         )
 
+    def layers(self) -> list[Tensor]:
+        """Weight and bias of each linear layer in turn."""
+        return [value for layer in list(self)[::2] for value in (layer.weight, layer.bias)]
+
     def forward(self, offset: Tensor) -> Tensor:
         """The three layers in one pass over the offsets."""
-        return ops.weight_net(offset, *(value for layer in list(self)[::2] for value in (layer.weight, layer.bias)))
+        return ops.weight_net(offset, *self.layers())
 
 
 class PointConvAggregation(nn.Module):
@@ -63,12 +67,19 @@ class PointConvAggregation(nn.Module):
         weights = self.weightnet(offset)  # (B, N, K, 16)
         return ops.pointconv_linear(offset, features, index, weights, self.linear.weight, self.linear.bias)
 
+    def whole_layer(self, offset: Tensor, features: Tensor, index: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """LeakyReLU(0.1) of scale * the linear layer without its bias + shift, in one go; see ``ops.runs_layer``."""
+        layers, matrix = self.weightnet.layers(), self.linear.weight
+        return ops.pointconv_layer(offset, features, index, layers, matrix, scale, shift, NEGATIVE_SLOPE)
+
 
 class PointConvDown(PointConvAggregation):
     """PointConv from a level to the next coarser one, then LeakyReLU(0.1); no normalisation."""
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
-        return _leaky_relu(super().forward(offset, features, index))
+        if ops.runs_layer(offset, features, self.linear.weight):
+            return self.whole_layer(offset, features, index, torch.ones_like(self.linear.bias), self.linear.bias)
+        return F.leaky_relu(super().forward(offset, features, index), NEGATIVE_SLOPE)
 
 
 class PointConv(PointConvAggregation):
@@ -79,12 +90,10 @@ class PointConv(PointConvAggregation):
         self.norm = BatchNorm(outputs)
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
-        return _leaky_relu(self.norm(super().forward(offset, features, index)))
-
-
-def _leaky_relu(values: Tensor) -> Tensor:
-    """LeakyReLU(0.1) of a tensor that nothing else holds: in place outside of autograd."""
-    return F.leaky_relu(values, NEGATIVE_SLOPE, inplace=not torch.is_grad_enabled())
+        if not self.training and ops.runs_layer(offset, features, self.linear.weight):
+            scale, shift = self.norm.as_linear()
+            return self.whole_layer(offset, features, index, scale, self.linear.bias * scale + shift)
+        return F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -94,6 +103,11 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     synchronised = False
+
+    def as_linear(self) -> tuple[Tensor, Tensor]:
+        """In evaluation: scale and shift (C) of which the normalisation is scale * features + shift."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
     def forward(self, features: Tensor) -> Tensor:
         rows = features.flatten(0, -2)  # (B N, C)

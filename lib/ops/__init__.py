@@ -13,6 +13,7 @@ from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn
 from lib.ops.linear import linear
 from lib.ops.pointconv import pointconv_aggregate
+from lib.ops.pointconv_layer import pointconv_layer, runs_layer
 from lib.ops.pointconv_linear import pointconv_linear
 from lib.ops.sampling import furthest_point_sample
 from lib.ops.weight_net import weight_net
@@ -31,7 +32,9 @@ __all__ = [
     "knn",
     "linear",
     "pointconv_aggregate",
+    "pointconv_layer",
     "pointconv_linear",
+    "runs_layer",
     "set_backend",
     "use_backend",
     "weight_net",

@@ -42,13 +42,12 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
     if not runs_compiled(query, support, weight):
         return reference.flow_embedding(query, support, index, weight, bias)
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (query, support, weight, bias))
-    inference = not torch.is_grad_enabled()
-    return _FlowEmbedding.apply(query, support, index, weight, bias, differentiated, inference)
+    return _FlowEmbedding.apply(query, support, index, weight, bias, differentiated)
 
 
 class _FlowEmbedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, support, index, weight, bias, differentiated, inference):
+    def forward(ctx, query, support, index, weight, bias, differentiated):
         rows = flat_index(index, support.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
         queries = query.detach().reshape(-1, query.shape[2]).contiguous()  # (B N, C)
         table = support.detach().reshape(-1, query.shape[2]).contiguous()  # (B M, C)
@@ -58,7 +57,7 @@ class _FlowEmbedding(torch.autograd.Function):
         neighbours = rows.shape[1]
         step = max(1, CHUNK_BYTES // (neighbours * (matrix.shape[0] + matrix.shape[1]) * query.element_size()))
         args = [t.numpy() for t in (queries, table, rows)]
-        packed, shift = pack(weight, keep=inference), bias.detach().numpy()
+        packed, shift = pack(weight), bias.detach().numpy()
         values, first = out.numpy(), winner.numpy()
 
         def run(start, stop):
@@ -98,7 +97,7 @@ class _FlowEmbedding(torch.autograd.Function):
         zero = np.zeros((), args[0].dtype)
         grad_table = torch.from_numpy(sum((part[0] for part in parts), zero)).view(ctx.shapes[1])
         grad_matrix = torch.from_numpy(sum((part[1] for part in parts), zero))
-        return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0), None, None
+        return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0), None
 
 
 @compiled()

@@ -19,4 +19,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
     ):
         out = F.linear(x, weight, bias)
         return out if slope == 1 else F.leaky_relu(out, slope)
-    return times(x, pack(weight, keep=True), bias, slope)
+    return times(x, pack(weight), bias, slope)

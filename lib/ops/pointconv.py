@@ -53,9 +53,8 @@ class _PointConvAggregate(torch.autograd.Function):
         ctx.save_for_backward(offsets, table, rows, kernel)
         ctx.shapes = offset.shape, features.shape, weights.shape
         out = torch.empty(len(rows), 3 + table.shape[1], WIDTH, dtype=features.dtype)
-        args = offsets.numpy(), table.numpy(), rows.numpy(), kernel.numpy()
-        values = out.numpy()
-        run_in_ranges(lambda a, b: aggregate_forward(*args, values[a:b], a, b), len(rows))
+        *args, factors, values = (t.numpy() for t in (offsets, table, rows, kernel, out))
+        run_in_ranges(lambda a, b: aggregate_forward(*args, factors[a:b], values[a:b], a, b), len(rows))
         return out.view(*index.shape[:2], -1)
 
     @staticmethod
@@ -93,11 +92,11 @@ def _inputs(offsets, table, rows, r, inputs):
 def aggregate_forward(
     offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, out: np.ndarray, start: int, stop: int
 ) -> None:
-    """The queries start..stop of rows (R, K) into out (stop - start, 3 + C, 16)."""
+    """The queries start..stop of rows (R, K), with their kernel (stop - start, K, 16), into out (stop - start, 3 + C, 16)."""
     inputs = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
     for r in range(start, stop):
         _inputs(offsets, table, rows, r, inputs)
-        np.dot(inputs.T, kernel[r], out[r - start])  # (3 + C, K) (K, 16): a small matrix product a query
+        np.dot(inputs.T, kernel[r - start], out[r - start])  # (3 + C, K) (K, 16): a small matrix product a query
 
 
 @compiled()

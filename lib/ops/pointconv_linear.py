@@ -1,5 +1,7 @@
 """A PointConv's aggregation and the linear layer behind it in one go."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,12 +37,12 @@ def pointconv_linear(
     if not runs_compiled(offset, features, weights, matrix) or torch.is_autocast_enabled("cpu"):
         return F.linear(pointconv_aggregate(offset, features, index, weights), matrix, bias)
     check_aggregate(offset, features, index, weights)
-    return _PointConvLinear.apply(offset, features, index, weights, matrix, bias, not torch.is_grad_enabled())
+    return _PointConvLinear.apply(offset, features, index, weights, matrix, bias)
 
 
 class _PointConvLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, offset, features, index, weights, matrix, bias, inference):
+    def forward(ctx, offset, features, index, weights, matrix, bias):
         rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
         table = features.detach().reshape(-1, features.shape[2]).contiguous()  # (B M, C)
         offsets = offset.detach().reshape(*rows.shape, 3).contiguous()
@@ -48,12 +50,12 @@ class _PointConvLinear(torch.autograd.Function):
         ctx.save_for_backward(offsets, table, rows, kernel, matrix)
         ctx.shapes = offset.shape, features.shape, weights.shape
         out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
-        args = [t.numpy() for t in (offsets, table, rows, kernel)]
-        packed, values, shift = pack(matrix, keep=inference), out.numpy(), bias.detach().numpy()
+        *args, factors = (t.numpy() for t in (offsets, table, rows, kernel))
+        packed, values, shift = pack(matrix), out.numpy(), bias.detach().numpy()
 
         def run(start: int, stop: int) -> None:
-            for a, b, chunk in _chunks(start, stop, table):
-                aggregate_forward(*args, chunk.numpy(), a, b)
+            for a, b, chunk in chunks(start, stop, table):
+                aggregate_forward(*args, factors[a:b], chunk.numpy(), a, b)
                 np.add(times(chunk.flatten(1), packed).numpy(), shift, out=values[a:b])
 
         run_in_ranges(run, len(rows))
@@ -74,8 +76,8 @@ class _PointConvLinear(torch.autograd.Function):
             with torch.no_grad():
                 grad_matrix = torch.zeros_like(matrix)
                 grad_chunks = torch.empty(_rows_at_once(table), 3 + table.shape[1], WIDTH, dtype=table.dtype)
-                for a, b, chunk in _chunks(start, stop, table):
-                    aggregate_forward(*args, chunk.numpy(), a, b)
+                for a, b, chunk in chunks(start, stop, table):
+                    aggregate_forward(*args[:3], args[3][a:b], chunk.numpy(), a, b)
                     grad_matrix.addmm_(grad_out[a:b].T, chunk.flatten(1))
                     grad_chunk = grad_chunks[: b - a]
                     torch.mm(grad_out[a:b], matrix, out=grad_chunk.flatten(1))
@@ -87,14 +89,14 @@ class _PointConvLinear(torch.autograd.Function):
         grad_matrix = sum(part[1] for part in parts)
         grads = grad_offsets, grad_table, grad_kernel
         grad_offset, grad_features, grad_weights = (g.view(s) for g, s in zip(grads, ctx.shapes, strict=True))
-        return grad_offset, grad_features, None, grad_weights, grad_matrix, grad_out.sum(0), None
+        return grad_offset, grad_features, None, grad_weights, grad_matrix, grad_out.sum(0)
 
 
 def _rows_at_once(table: Tensor) -> int:
     return max(1, CHUNK_BYTES // ((3 + table.shape[1]) * WIDTH * table.element_size()))
 
 
-def _chunks(start: int, stop: int, table: Tensor):
+def chunks(start: int, stop: int, table: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(first row, last row, room (rows, 3 + C, 16) for their aggregation) in turn; the room is used again."""
     step = _rows_at_once(table)
     room = torch.empty(step, 3 + table.shape[1], WIDTH, dtype=table.dtype)

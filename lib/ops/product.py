@@ -5,7 +5,7 @@ each. It wants the matrix in an order of its own, which takes about as long as a
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # matrix -> its (version, address) and itself in oneDNN's order
@@ -16,12 +16,14 @@ def has_onednn(matrix: Tensor) -> bool:
     return matrix.dtype == torch.float32 and torch.backends.mkldnn.is_available() and hasattr(torch.ops, "mkldnn")
 
 
-def pack(matrix: Tensor, keep: bool) -> Tensor:
+def pack(matrix: Tensor) -> Tensor:
     """A layer's matrix (D, C) in CPU memory, for ``times`` on any thread; no gradients.
 
-    keep: for inference. It is brought into oneDNN's order once, and again when an in-place operation has changed it.
+    That of a frozen network (a parameter that requires no gradient) is brought into oneDNN's order once, and again when
+    torch has changed it in place. Such a parameter must not be written to behind torch's back, through ``.data``.
     """
-    keep = keep and has_onednn(matrix) and not matrix.is_inference()  # inference tensors do not tell of changes
+    keep = isinstance(matrix, nn.Parameter) and not matrix.requires_grad and has_onednn(matrix)
+    keep = keep and not matrix.is_inference()  # inference tensors do not count their changes
     state = (matrix._version, matrix.data_ptr()) if keep else None
     known = _kept.get(matrix) if keep else None
     if known is not None and known[0] == state:

@@ -1,11 +1,13 @@
 """Threads for the compiled CPU path.
 
-Compiled loops and scipy's KD-trees release Python's lock, so plain Python threads run them side by side. Inside those
-threads torch's own operators are single-threaded: two layers of threads would fight for the same cores.
+Compiled loops and oneDNN's products release Python's lock, so plain Python threads run them side by side; the calling
+thread takes its part, which saves waking one more. Meanwhile torch's own operators are single-threaded in all of them:
+two layers of threads would fight for the same cores.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -16,11 +18,8 @@ T = TypeVar("T")
 
 
 @cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="point-ops", initializer=torch.set_num_threads, initargs=(1,))
-    list(pool.map(lambda _: None, range(workers)))
-    torch.set_num_threads(workers)  # the count is kept per thread, but new threads inherit the last one set anywhere
-    return pool
+def _pool(helpers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(helpers, thread_name_prefix="point-ops", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
@@ -28,7 +27,26 @@ def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     workers = torch.get_num_threads()
     if workers == 1 or len(tasks) < 2:
         return [task() for task in tasks]
-    return list(_pool(workers).map(lambda task: task(), tasks))
+    waiting, results = deque(enumerate(tasks)), {}
+
+    def work() -> None:
+        while waiting:
+            try:
+                number, task = waiting.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            results[number] = task()
+
+    helpers = [_pool(workers - 1).submit(work) for _ in range(min(workers, len(tasks)) - 1)]
+    torch.set_num_threads(1)  # the count is kept per thread
+    try:
+        work()
+    finally:
+        wait(helpers)  # also after an error: they write into tensors of the caller
+        torch.set_num_threads(workers)
+    for helper in helpers:
+        helper.result()
+    return [results[number] for number in range(len(tasks))]
 
 
 def split_range(total: int) -> list[tuple[int, int]]:

@@ -45,8 +45,8 @@ class _WeightNet(torch.autograd.Function):
         ctx.save_for_backward(points, *layers)
         ctx.shape = offset.shape
         out = torch.empty(len(points), len(layers[-1]), dtype=offset.dtype)
-        args = [t.numpy() for t in (points, *layers, out)]
-        run_in_ranges(lambda a, b: _forward(*args, a, b), len(points))
+        args, values = [t.numpy() for t in (points, *layers)], out.numpy()
+        run_in_ranges(lambda a, b: weight_net_forward(*args, values[a:b], a, b), len(points))
         return out.view(*offset.shape[:-1], -1)
 
     @staticmethod
@@ -83,7 +83,11 @@ def _layer(weight, bias, values, out):
 
 
 @compiled()
-def _forward(points, weight1, bias1, weight2, bias2, weight3, bias3, out, start, stop):
+def weight_net_forward(
+    points: np.ndarray, weight1: np.ndarray, bias1: np.ndarray, weight2: np.ndarray, bias2: np.ndarray,
+    weight3: np.ndarray, bias3: np.ndarray, out: np.ndarray, start: int, stop: int,
+) -> None:  # fmt: skip
+    """The offsets start..stop of points (R, D_0) into out (stop - start, D_3)."""
     offsets = np.zeros((points.shape[1], BLOCK), points.dtype)
     first, second = np.empty((len(bias1), BLOCK), points.dtype), np.empty((len(bias2), BLOCK), points.dtype)
     third = np.empty((len(bias3), BLOCK), points.dtype)
@@ -94,7 +98,7 @@ def _forward(points, weight1, bias1, weight2, bias2, weight3, bias3, out, start,
         _layer(weight2, bias2, first, second)
         _layer(weight3, bias3, second, third)
         for r in range(b - a):
-            row = out[a + r]
+            row = out[a - start + r]
             for o in range(len(row)):
                 row[o] = third[o, r]
 

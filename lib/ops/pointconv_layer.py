@@ -1,0 +1,63 @@
+"""A whole PointConv layer outside of autograd."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.ops.backend import runs_compiled
+from lib.ops.compiled import compiled
+from lib.ops.gather import flat_index
+from lib.ops.pointconv import WIDTH, aggregate_forward
+from lib.ops.pointconv_linear import chunks
+from lib.ops.product import pack, times
+from lib.ops.threads import run_in_ranges
+from lib.ops.weight_net import weight_net_forward
+
+
+def runs_layer(*tensors: Tensor) -> bool:
+    """True when ``pointconv_layer`` is to take these tensors: in CPU memory, and nothing is to be differentiated."""
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and runs_compiled(*tensors)
+
+
+def pointconv_layer(
+    offset: Tensor, features: Tensor, index: Tensor, layers: list[Tensor], matrix: Tensor, scale: Tensor, shift: Tensor,
+    slope: float,
+) -> Tensor:  # fmt: skip
+    """LeakyReLU(scale * (matrix A) + shift), A = ``pointconv_aggregate`` with the weights ``weight_net`` (offset).
+
+    offset (B, N, K, 3) in metres, features (B, M, C), index (B, N, K) into M, layers: of the weight net, matrix
+    (D, (3 + C) * 16), scale and shift (D), which take in a bias and a normalisation -> (B, N, D). Not differentiable.
+    Weights and aggregation live piece by piece in a core's cache; the shapes are those that a PointConv layer of
+    ``models`` makes, see ``pointconv_linear`` for the checked way.
+    """
+    rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+    table = features.reshape(-1, features.shape[2]).contiguous()  # (B M, C)
+    offsets = offset.reshape(*rows.shape, 3).contiguous()
+    out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
+    args = [t.numpy() for t in (offsets, table, rows)]
+    net = [t.detach().contiguous().numpy() for t in layers]
+    points, neighbours = args[0].reshape(-1, 3), rows.shape[1]
+    ends = scale.numpy(), shift.numpy(), args[0].dtype.type(slope), out.numpy()
+    packed = pack(matrix)
+
+    def run(start: int, stop: int) -> None:
+        kernel = None
+        for a, b, chunk in chunks(start, stop, table):
+            kernel = np.empty((b - a, neighbours, WIDTH), points.dtype) if kernel is None else kernel
+            weights = kernel[: b - a]
+            weight_net_forward(points, *net, weights.reshape(-1, WIDTH), a * neighbours, b * neighbours)
+            aggregate_forward(*args, weights, chunk.numpy(), a, b)
+            _finish(times(chunk.flatten(1), packed).numpy(), *ends, a)
+
+    run_in_ranges(run, len(rows))
+    return out.view(*index.shape[:2], -1)
+
+
+@compiled(fastmath={"contract"})
+def _finish(product, scale, shift, slope, out, start):
+    """out[start:] = LeakyReLU(scale * product + shift)."""
+    for r in range(len(product)):
+        row, values = out[start + r], product[r]
+        for c in range(len(row)):
+            value = scale[c] * values[c] + shift[c]
+            row[c] = max(value, slope * value)  # LeakyReLU, as the slope is below 1
