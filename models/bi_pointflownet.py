@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib import ops
@@ -109,30 +108,25 @@ class BidirectionalFlowEmbedding(nn.Module):
         near12 (B, N, 32) into the target and near21 (B, M, 32) into the source are the clouds' ``cross_neighbours``.
         -> augmented features f1' (B, N, w) and f2' (B, M, w), flow embedding e (B, N, w).
         """
-        place1, place2 = _positions(self.position1, xyz1, xyz2)
+        middle = xyz1.detach().mean(1, keepdim=True)  # (B, 1, 3): only differences count, and small numbers round less
+        place1, place2 = xyz1 - middle, xyz2 - middle
         embedded1 = _embed(self.query(context1), self.key(context2), place1, place2, near12, self.position1, self.mlp1)
         embedded2 = _embed(self.query(context2), self.key(context1), place2, place1, near21, self.position1, self.mlp1)
         augmented1, augmented2 = self.update1(embedded1), self.update2(embedded2)
-        place1, place2 = _positions(self.position2, xyz1, xyz2)
         embedding = _embed(augmented1, augmented2, place1, place2, near12, self.position2, self.mlp2)
         return augmented1, augmented2, embedding
-
-
-def _positions(position: nn.Linear, xyz1: Tensor, xyz2: Tensor) -> tuple[Tensor, Tensor]:
-    """W x of the linear map W (x_b - x_a) + bias, per point instead of per pair of neighbours.
-
-    Both clouds are moved to the source's middle first and kept in full precision: only differences of the result count.
-    """
-    middle = xyz1.detach().mean(1, keepdim=True)  # (B, 1, 3)
-    with torch.autocast(xyz1.device.type, enabled=False):
-        return F.linear(xyz1 - middle, position.weight), F.linear(xyz2 - middle, position.weight)
 
 
 def _embed(
     query: Tensor, key: Tensor, place_q: Tensor, place_k: Tensor, near: Tensor, position: nn.Linear, mlp: nn.Linear
 ) -> Tensor:
-    """max over neighbours of mlp(LeakyReLU(key + query + position(x_k - x_q))): (B, N, w)."""
-    return ops.flow_embedding(query - place_q + position.bias, key + place_k, near, mlp.weight, mlp.bias)
+    """max over neighbours of mlp(LeakyReLU(key + query + position(x_k - x_q))): (B, N, w).
+
+    The position's linear map W (x_k - x_q) + bias is W x_k and -W x_q + bias, per point instead of per pair.
+    """
+    query = ops.add_linear(query, place_q, -position.weight, position.bias)
+    key = ops.add_linear(key, place_k, position.weight, torch.zeros_like(position.bias))
+    return ops.flow_embedding(query, key, near, mlp.weight, mlp.bias)
 
 
 class FlowPredictor(nn.Module):

@@ -11,7 +11,7 @@ from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn
-from lib.ops.linear import linear
+from lib.ops.linear import add_linear, linear
 from lib.ops.pointconv import pointconv_aggregate
 from lib.ops.pointconv_layer import pointconv_layer, runs_layer
 from lib.ops.pointconv_linear import pointconv_linear
@@ -21,6 +21,7 @@ from lib.ops.weight_net import weight_net
 __all__ = [
     "BACKENDS",
     "InputError",
+    "add_linear",
     "check_finite",
     "describe_kernels",
     "flow_embedding",

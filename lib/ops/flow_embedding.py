@@ -120,10 +120,19 @@ def _maximum(mixed, out, start, count, neighbours):
     for i in range(count):
         best = out[start + i]
         best[:] = mixed[i * neighbours]
-        for k in range(1, neighbours):
+        first = 1 + (neighbours - 1) % 4
+        for k in range(1, first):
             row = mixed[i * neighbours + k]
             for c in range(len(best)):
                 best[c] = row[c] if row[c] > best[c] else best[c]
+        for k in range(first, neighbours, 4):  # four at a time: fewer passes over the maxima
+            r = i * neighbours + k
+            one, two, three, four = mixed[r], mixed[r + 1], mixed[r + 2], mixed[r + 3]
+            for c in range(len(best)):
+                x = one[c] if one[c] > two[c] else two[c]
+                y = three[c] if three[c] > four[c] else four[c]
+                x = x if x > y else y
+                best[c] = x if x > best[c] else best[c]
 
 
 @compiled()

@@ -1,11 +1,13 @@
-"""A linear layer, with or without LeakyReLU."""
+"""Linear layers: with LeakyReLU, and of coordinates, added to features."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops.backend import runs_compiled
+from lib.ops.compiled import compiled
 from lib.ops.product import has_onednn, pack, times
+from lib.ops.threads import run_in_ranges
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tensor:
@@ -20,3 +22,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
         out = F.linear(x, weight, bias)
         return out if slope == 1 else F.leaky_relu(out, slope)
     return times(x, pack(weight), bias, slope)
+
+
+def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """values + points weight^T + bias: values (B, N, C), points (B, N, 3) in metres, weight (C, 3), bias (C).
+
+    Points and their product keep their full precision under autocast. Outside of autograd, on a CPU, one pass does it
+    all. Differentiable in everything.
+    """
+    if torch.is_grad_enabled() or values.dtype != points.dtype or not runs_compiled(values, points):
+        with torch.autocast(points.device.type, enabled=False):
+            return values + F.linear(points, weight, bias)
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    rows = values.reshape(-1, values.shape[-1]).contiguous(), points.reshape(-1, points.shape[-1]).contiguous()
+    args = [t.detach().numpy() for t in (*rows, weight.T.contiguous(), bias, out.view(rows[0].shape))]
+    run_in_ranges(lambda start, stop: _add_linear(*args, start, stop), len(rows[0]))
+    return out
+
+
+@compiled(fastmath={"contract"})
+def _add_linear(values, points, matrix, bias, out, start, stop):
+    for r in range(start, stop):
+        row, value = out[r], values[r]
+        x, y, z = points[r, 0], points[r, 1], points[r, 2]
+        for c in range(len(row)):
+            row[c] = value[c] + (x * matrix[0, c] + y * matrix[1, c] + z * matrix[2, c] + bias[c])
