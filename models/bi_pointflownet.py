@@ -7,6 +7,7 @@ width settings of the one class here.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -110,11 +111,17 @@ class BidirectionalFlowEmbedding(nn.Module):
         """
         middle = xyz1.detach().mean(1, keepdim=True)  # (B, 1, 3): only differences count, and small numbers round less
         place1, place2 = xyz1 - middle, xyz2 - middle
-        embedded1 = _embed(self.query(context1), self.key(context2), place1, place2, near12, self.position1, self.mlp1)
-        embedded2 = _embed(self.query(context2), self.key(context1), place2, place1, near21, self.position1, self.mlp1)
-        augmented1, augmented2 = self.update1(embedded1), self.update2(embedded2)
+        augmented1, augmented2 = ops.side_by_side(
+            xyz1,
+            lambda: self.update1(self._exchange(context1, context2, place1, place2, near12)),
+            lambda: self.update2(self._exchange(context2, context1, place2, place1, near21)),
+        )
         embedding = _embed(augmented1, augmented2, place1, place2, near12, self.position2, self.mlp2)
         return augmented1, augmented2, embedding
+
+    def _exchange(self, context: Tensor, other: Tensor, place: Tensor, other_place: Tensor, near: Tensor) -> Tensor:
+        """What the points of one cloud gather from the other: (B, N, w)."""
+        return _embed(self.query(context), self.key(other), place, other_place, near, self.position1, self.mlp1)
 
 
 def _embed(
@@ -225,8 +232,11 @@ class BiPointFlowNet(nn.Module):
                 flow_up = up1(flows[level + 1])  # (B, N_l, 3)
                 warped = warp(cloud1.xyz[level], cloud2.xyz[level], flow_up)
                 near12, near21 = cross_neighbours(cloud1.xyz[level], warped)
-            context1 = torch.cat([pyramid1[level], self._bring_up(level, up1, above1)], dim=-1)
-            context2 = torch.cat([pyramid2[level], self._bring_up(level, up2, above2)], dim=-1)
+            context1, context2 = ops.side_by_side(
+                xyz1,
+                partial(self._context, level, pyramid1[level], up1, above1),
+                partial(self._context, level, pyramid2[level], up2, above2),
+            )
             above1, above2, embedding = self.embedding[level](
                 cloud1.xyz[level], warped, context1, context2, near12, near21
             )
@@ -237,16 +247,17 @@ class BiPointFlowNet(nn.Module):
         return FlowOutput(flows, cloud1.indices[:4], cloud2.indices[:4], features if return_features else {})
 
     def _pyramids(self, geometry: PairGeometry) -> tuple[list[Tensor], list[Tensor]]:
-        """Features f_0 .. f_4 of source and target, in one pass where the clouds have the same size."""
+        """Features f_0 .. f_4 of source and target, in one pass where their geometry is one."""
         if geometry.both is None:
-            return self.pyramid(geometry.cloud1), self.pyramid(geometry.cloud2)
+            clouds = geometry.cloud1, geometry.cloud2
+            return tuple(ops.side_by_side(clouds[0].xyz[0], *(partial(self.pyramid, cloud) for cloud in clouds)))
         halves = [f.chunk(2) for f in self.pyramid(geometry.both)]
         return [a for a, _ in halves], [b for _, b in halves]
 
-    def _bring_up(self, level: int, up: Interpolation, values: Tensor) -> Tensor:
-        """g_l = SharedMLP(upsample(values)). A linear map commutes with a weighted mean: it runs on the few points."""
+    def _context(self, level: int, features: Tensor, up: Interpolation, above: Tensor) -> Tensor:
+        """[f_l, g_l], g_l = SharedMLP(upsample(above)): a linear map commutes with a weighted mean, it runs first."""
         linear, activation = self.context[level]
-        return activation(up(linear(values)))
+        return torch.cat([features, activation(up(linear(above)))], dim=-1)
 
 
 def warp(xyz1: Tensor, xyz2: Tensor, flow1: Tensor) -> Tensor:

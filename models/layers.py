@@ -68,7 +68,7 @@ class PointConvAggregation(nn.Module):
         return ops.pointconv_linear(offset, features, index, weights, self.linear.weight, self.linear.bias)
 
     def whole_layer(self, offset: Tensor, features: Tensor, index: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """LeakyReLU(0.1) of scale * the linear layer without its bias + shift, in one go; see ``ops.runs_layer``."""
+        """LeakyReLU(0.1) of scale * the linear layer without its bias + shift, in one go; see ``ops.runs_inference``."""
         layers, matrix = self.weightnet.layers(), self.linear.weight
         return ops.pointconv_layer(offset, features, index, layers, matrix, scale, shift, NEGATIVE_SLOPE)
 
@@ -77,7 +77,7 @@ class PointConvDown(PointConvAggregation):
     """PointConv from a level to the next coarser one, then LeakyReLU(0.1); no normalisation."""
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
-        if ops.runs_layer(offset, features, self.linear.weight):
+        if ops.runs_inference(offset, features, self.linear.weight):
             return self.whole_layer(offset, features, index, torch.ones_like(self.linear.bias), self.linear.bias)
         return F.leaky_relu(super().forward(offset, features, index), NEGATIVE_SLOPE)
 
@@ -90,7 +90,7 @@ class PointConv(PointConvAggregation):
         self.norm = BatchNorm(outputs)
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
-        if not self.training and ops.runs_layer(offset, features, self.linear.weight):
+        if not self.training and ops.runs_inference(offset, features, self.linear.weight):
             scale, shift = self.norm.as_linear()
             return self.whole_layer(offset, features, index, scale, self.linear.bias * scale + shift)
         return F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)

@@ -9,11 +9,12 @@ from lib.ops.checks import check_finite, is_recording
 from lib.ops.errors import InputError
 from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather
+from lib.ops.inference import runs_inference, side_by_side
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn
 from lib.ops.linear import add_linear, linear
 from lib.ops.pointconv import pointconv_aggregate
-from lib.ops.pointconv_layer import pointconv_layer, runs_layer
+from lib.ops.pointconv_layer import pointconv_layer
 from lib.ops.pointconv_linear import pointconv_linear
 from lib.ops.sampling import furthest_point_sample
 from lib.ops.weight_net import weight_net
@@ -35,8 +36,9 @@ __all__ = [
     "pointconv_aggregate",
     "pointconv_layer",
     "pointconv_linear",
-    "runs_layer",
+    "runs_inference",
     "set_backend",
+    "side_by_side",
     "use_backend",
     "weight_net",
     "weighted_sum",

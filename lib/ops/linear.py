@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.ops.backend import runs_compiled
 from lib.ops.compiled import compiled
+from lib.ops.inference import runs_inference
 from lib.ops.product import has_onednn, pack, times
 from lib.ops.threads import run_in_ranges
 
@@ -15,10 +15,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
 
     Outside of autograd, on a CPU, one product through oneDNN does it all. Differentiable in everything.
     """
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if torch.is_grad_enabled() or autocast or not (runs_compiled(x, weight) and x.dtype == weight.dtype) or (
-        not has_onednn(weight)
-    ):
+    if not (runs_inference(x, weight) and x.dtype == weight.dtype and has_onednn(weight)):
         out = F.linear(x, weight, bias)
         return out if slope == 1 else F.leaky_relu(out, slope)
     return times(x, pack(weight), bias, slope)
@@ -30,7 +27,7 @@ def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor) -> 
     Points and their product keep their full precision under autocast. Outside of autograd, on a CPU, one pass does it
     all. Differentiable in everything.
     """
-    if torch.is_grad_enabled() or values.dtype != points.dtype or not runs_compiled(values, points):
+    if not runs_inference(values, points) or values.dtype != points.dtype:
         with torch.autocast(points.device.type, enabled=False):
             return values + F.linear(points, weight, bias)
     out = torch.empty_like(values, memory_format=torch.contiguous_format)

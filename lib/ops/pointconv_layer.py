@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.ops.backend import runs_compiled
 from lib.ops.compiled import compiled
 from lib.ops.gather import flat_index
 from lib.ops.pointconv import WIDTH, aggregate_forward
@@ -12,11 +11,6 @@ from lib.ops.pointconv_linear import chunks
 from lib.ops.product import pack, times
 from lib.ops.threads import run_in_ranges
 from lib.ops.weight_net import weight_net_forward
-
-
-def runs_layer(*tensors: Tensor) -> bool:
-    """True when ``pointconv_layer`` is to take these tensors: in CPU memory, and nothing is to be differentiated."""
-    return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and runs_compiled(*tensors)
 
 
 def pointconv_layer(

@@ -5,10 +5,11 @@ thread takes its part, which saves waking one more. Meanwhile torch's own operat
 two layers of threads would fight for the same cores.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -18,18 +19,23 @@ T = TypeVar("T")
 
 
 @cache
-def _pool(helpers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(helpers, thread_name_prefix="point-ops", initializer=torch.set_num_threads, initargs=(1,))
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="point-ops")
 
 
 def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Runs the tasks on as many threads as torch uses and returns their results in order; errors are raised here."""
+    """Runs the tasks on as many threads as torch uses and returns their results in order; errors are raised here.
+
+    Where there are fewer tasks than threads, each may use its share of them.
+    """
     workers = torch.get_num_threads()
     if workers == 1 or len(tasks) < 2:
         return [task() for task in tasks]
     waiting, results = deque(enumerate(tasks)), {}
+    share = max(1, workers // len(tasks))
 
     def work() -> None:
+        torch.set_num_threads(share)  # the count is kept per thread
         while waiting:
             try:
                 number, task = waiting.popleft()
@@ -37,8 +43,7 @@ def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
                 return
             results[number] = task()
 
-    helpers = [_pool(workers - 1).submit(work) for _ in range(min(workers, len(tasks)) - 1)]
-    torch.set_num_threads(1)  # the count is kept per thread
+    helpers = [_pool().submit(work) for _ in range(min(workers, len(tasks)) - 1)]
     try:
         work()
     finally:
