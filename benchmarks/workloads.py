@@ -62,7 +62,7 @@ class Workload:
 
 
 def inference(load: Workload, net: Callable[..., Any] | None = None) -> Callable[[], Any]:
-    """The flow of the batch by the workload's network, frozen as ``models.load_model`` does, or by ``net`` around it."""
+    """The flow of the batch by the workload's network, frozen as by ``load_model``, or by ``net``, which wraps it."""
     frozen(load.net)
     net = net or load.net
 

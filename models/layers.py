@@ -68,7 +68,7 @@ class PointConvAggregation(nn.Module):
         return ops.pointconv_linear(offset, features, index, weights, self.linear.weight, self.linear.bias)
 
     def whole_layer(self, offset: Tensor, features: Tensor, index: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """LeakyReLU(0.1) of scale * the linear layer without its bias + shift, in one go; see ``ops.runs_inference``."""
+        """LeakyReLU(0.1) of scale * the linear layer without its bias + shift; see ``ops.runs_inference``."""
         layers, matrix = self.weightnet.layers(), self.linear.weight
         return ops.pointconv_layer(offset, features, index, layers, matrix, scale, shift, NEGATIVE_SLOPE)
 

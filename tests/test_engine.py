@@ -248,7 +248,7 @@ def test_training_lowers_the_loss(data, tmp_path):
 
 @pytest.mark.parametrize("gamma", [0.3, 1.0])
 def test_the_teacher_never_changes(data, tmp_path, gamma):
-    teacher = load_model(save_teacher(tmp_path / "teacher.pt")).requires_grad_(False)
+    teacher = load_model(save_teacher(tmp_path / "teacher.pt"))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     trainer = trainer_for(data, tmp_path / "run", gamma=gamma, teacher=teacher)
     start = {name: value.clone() for name, value in trainer.net.state_dict().items()}

@@ -66,7 +66,7 @@ def test_float32_on_the_fast_path(shared, published_file, device):
 def test_training_step(shared, published_file, device):
     values, (xyz1, xyz2, flow) = golden(shared, "train")
     xyz1, xyz2, flow = (cloud.to(device) for cloud in (xyz1, xyz2, flow))
-    net = load_model(published_file, device).double().train()
+    net = load_model(published_file, device).double().train().requires_grad_(True)  # it comes frozen
     out = net(xyz1.double(), xyz2.double())
     check_indices(out, values)
     for level in range(4):

@@ -92,7 +92,7 @@ def _inputs(offsets, table, rows, r, inputs):
 def aggregate_forward(
     offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, out: np.ndarray, start: int, stop: int
 ) -> None:
-    """The queries start..stop of rows (R, K), with their kernel (stop - start, K, 16), into out (stop - start, 3 + C, 16)."""
+    """The queries start..stop of rows (R, K); their kernel (stop - start, K, 16), out (stop - start, 3 + C, 16)."""
     inputs = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
     for r in range(start, stop):
         _inputs(offsets, table, rows, r, inputs)

@@ -35,16 +35,14 @@ def pointconv_layer(
     packed = pack(matrix)
 
     def run(start: int, stop: int) -> None:
-        kernel = None
         for a, b, chunk in chunks(start, stop, table):
-            kernel = np.empty((b - a, neighbours, WIDTH), points.dtype) if kernel is None else kernel
-            weights = kernel[: b - a]
+            weights = np.empty((b - a, neighbours, WIDTH), points.dtype)
             weight_net_forward(points, *net, weights.reshape(-1, WIDTH), a * neighbours, b * neighbours)
             aggregate_forward(*args, weights, chunk.numpy(), a, b)
             _finish(times(chunk.flatten(1), packed).numpy(), *ends, a)
 
     run_in_ranges(run, len(rows))
-    return out.view(*index.shape[:2], -1)
+    return out.view(*index.shape[:2], len(matrix))
 
 
 @compiled(fastmath={"contract"})

@@ -1,0 +1,121 @@
+"""What the CPU path does outside of autograd: the same numbers in fewer passes, also after weights have changed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib import ops
+from lib.ops.product import has_onednn, pack, times
+from models.layers import PointConv, PointConvDown
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("slope", [1.0, 0.1])
+def test_linear_agrees_with_torch_in_and_out_of_autograd(dtype, slope):
+    torch.manual_seed(0)
+    x, layer = torch.randn(2, 50, 7, dtype=dtype), torch.nn.Linear(7, 5).to(dtype)
+    with_gradient = ops.linear(x, layer.weight, layer.bias, slope)
+    assert with_gradient.requires_grad
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            expected = F.leaky_relu(F.linear(x, layer.weight, layer.bias), slope)
+            torch.testing.assert_close(ops.linear(x, layer.weight, layer.bias, slope), expected)
+            torch.testing.assert_close(ops.linear(x[:, ::2], layer.weight, layer.bias, slope), expected[:, ::2])
+    torch.testing.assert_close(with_gradient, expected)
+
+
+def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights():
+    torch.manual_seed(0)
+    x, layer = torch.randn(40, 6), torch.nn.Linear(6, 4)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+
+    def check(frozen: bool):
+        layer.requires_grad_(not frozen)
+        with torch.no_grad():
+            packed = pack(layer.weight)
+            torch.testing.assert_close(times(x, packed), x @ layer.weight.T)
+            assert (pack(layer.weight) is packed) == (frozen and has_onednn(layer.weight))
+
+    for frozen in (False, True):
+        check(frozen)
+        layer.requires_grad_(True)
+        layer(x).square().sum().backward()
+        optimizer.step()
+        check(frozen)
+        layer.load_state_dict(torch.nn.Linear(6, 4).state_dict())
+        check(frozen)
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        check(frozen)
+    layer.double()
+    x = x.double()
+    check(True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_maps_of_coordinates_are_added_alike_in_and_out_of_autograd(dtype):
+    torch.manual_seed(0)
+    values, points = torch.randn(2, 50, 7, dtype=dtype), torch.randn(2, 50, 3, dtype=dtype)
+    layer = torch.nn.Linear(3, 7).to(dtype)
+    with_gradient = ops.add_linear(values, points, layer.weight, layer.bias)
+    torch.testing.assert_close(with_gradient, values + layer(points))
+    with torch.inference_mode():
+        torch.testing.assert_close(ops.add_linear(values, points, layer.weight, layer.bias), with_gradient)
+        strided = ops.add_linear(values[:, ::2], points[:, ::2], layer.weight, layer.bias)
+        torch.testing.assert_close(strided, with_gradient[:, ::2])
+        assert ops.add_linear(values[:, :0], points[:, :0], layer.weight, layer.bias).shape == (2, 0, 7)
+    inputs = [t.double().requires_grad_() for t in (values[:1, :3], points[:1, :3], layer.weight, layer.bias)]
+    assert torch.autograd.gradcheck(ops.add_linear, inputs)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_tasks_run_side_by_side_in_the_callers_modes_and_their_errors_come_out(threads):
+    before, cloud = torch.get_num_threads(), torch.zeros(1, 4, 3)
+    torch.set_num_threads(threads)
+
+    def state() -> tuple[bool, bool]:
+        return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def nested() -> list[int]:
+        return ops.side_by_side(cloud, lambda: 1, lambda: 2, lambda: 3)
+
+    def fail() -> None:
+        raise ValueError("from a task")
+
+    try:
+        assert ops.side_by_side(cloud, state, state) == [(True, False)] * 2
+        with torch.no_grad():
+            assert ops.side_by_side(cloud, state, state) == [(False, False)] * 2
+            assert ops.side_by_side(cloud, nested, nested) == [[1, 2, 3]] * 2
+            for tasks in ((fail, state), (state, fail)):
+                with pytest.raises(ValueError, match="from a task"):
+                    ops.side_by_side(cloud, *tasks)
+            assert torch.get_num_threads() == threads
+        with torch.inference_mode():
+            assert ops.side_by_side(cloud, state, state) == [(False, True)] * 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layer", [PointConv(5, 6), PointConvDown(5, 6)], ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pointconv_layer_in_one_go_agrees_with_its_parts(layer, dtype):
+    torch.manual_seed(0)
+    layer = layer.to(dtype).eval()
+    if hasattr(layer, "norm"):
+        for value in (layer.norm.running_mean, layer.norm.running_var, layer.norm.weight, layer.norm.bias):
+            value.data.uniform_(0.5, 2)
+    xyz, features = torch.randn(2, 700, 3, dtype=dtype), torch.randn(2, 700, 5, dtype=dtype)  # more than one piece
+    index = torch.randint(700, (2, 300, 4))
+    offset = ops.gather(xyz, index) - xyz[:, :300, None]
+    with ops.use_backend("reference"):
+        expected = layer(offset, features, index).detach()
+    in_parts = layer(offset, features, index)
+    assert in_parts.requires_grad
+    torch.testing.assert_close(in_parts, expected)
+    for freeze in (False, True):
+        layer.requires_grad_(not freeze)
+        with torch.inference_mode():
+            torch.testing.assert_close(layer(offset, features, index), expected)
+            torch.testing.assert_close(layer(offset[:, :0], features, index[:, :0]), expected[:, :0])
+    layer.requires_grad_(True)
