@@ -165,7 +165,9 @@ def test_records_rebuild_the_network(small_pair, tiny_net, tmp_path):
     torch.save({"format": CHECKPOINT_FORMAT, "model": model_record(tiny_net), "training": {}}, path)
     net = load_model(path)
     assert not net.training and net.name == "teacher" and net.options == tiny_net.options
-    assert torch.equal(net(*small_pair).flows[0], tiny_net.eval()(*small_pair).flows[0])
+    assert not any(value.requires_grad for value in net.parameters())
+    with torch.no_grad():
+        assert torch.equal(net(*small_pair).flows[0], tiny_net.eval()(*small_pair).flows[0])
 
 
 def test_published_states_load_strictly(published_state):

@@ -5,7 +5,6 @@ thread takes its part, which saves waking one more. Meanwhile torch's own operat
 two layers of threads would fight for the same cores.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,7 +19,7 @@ T = TypeVar("T")
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="point-ops")
+    return ThreadPoolExecutor(thread_name_prefix="point-ops")
 
 
 def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
