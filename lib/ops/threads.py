@@ -53,13 +53,16 @@ def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     return [results[number] for number in range(len(tasks))]
 
 
-def split_range(total: int) -> list[tuple[int, int]]:
-    """Cuts 0..total into one contiguous (start, stop) a thread; empty pieces are left out."""
-    parts = torch.get_num_threads()
+def split_range(total: int, least: int = 1) -> list[tuple[int, int]]:
+    """Cuts 0..total into one contiguous (start, stop) a thread, or fewer, so that each holds ``least`` at least."""
+    parts = min(torch.get_num_threads(), max(1, total // least))
     cuts = [total * i // parts for i in range(parts + 1)]
     return [(a, b) for a, b in pairwise(cuts) if a < b]
 
 
-def run_in_ranges(task: Callable[[int, int], T], total: int) -> list[T]:
-    """``task(start, stop)`` over 0..total, one contiguous range a thread; the results in order of the ranges."""
-    return run_side_by_side([lambda a=a, b=b: task(a, b) for a, b in split_range(total)])
+def run_in_ranges(task: Callable[[int, int], T], total: int, least: int = 1) -> list[T]:
+    """``task(start, stop)`` over 0..total, one contiguous range a thread; the results in order of the ranges.
+
+    least: how many are worth waking a thread for, which takes about 0.1 ms.
+    """
+    return run_side_by_side([lambda a=a, b=b: task(a, b) for a, b in split_range(total, least)])
