@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import alternately, best_product_rate, in_fresh_process, timed
+from benchmarks.profile import on_one_thread
 from benchmarks.workloads import Workload, distillation, inference, training
 from lib.arithmetic import count_flops
 from lib.graphs import GraphedNetwork
@@ -31,10 +32,14 @@ def model(points: int, batch: int, device: torch.device, repeats: int) -> dict[s
     peaks = {name: _in_its_own_process("inference", name, points, batch, device)["peak_bytes"] for name in names}
     seconds = {name: times[name]["median_seconds"] for name in names}
     shares = {name: arithmetic[name]["flop"] * batch / seconds[name] / rate for name in (TEACHER, STUDENT)}
+    profiles = {}
+    if device.type == "cpu":
+        profiles = {name: on_one_thread(inference(loads[name]), repeats) for name in (TEACHER, STUDENT)}
     return {
         "best_product_flop_per_second": rate,
         "arithmetic": arithmetic,
         "times": times,
+        "seconds_on_one_thread": profiles,
         "share_of_best_rate": shares,
         "peak_bytes": peaks,
         "flow_difference_m": _flow_difference(loads),
