@@ -16,7 +16,7 @@ from lib.ops.threads import run_side_by_side
 
 _latest: deque[tuple[np.ndarray, int, "Buckets"]] = deque(maxlen=16)  # cloud, points a box, boxes
 
-FINEST = 4  # points; the order goes on inside of a box down to runs of so many
+FINEST = 8  # points; the order goes on inside of a box down to runs of so many
 
 
 class Buckets(NamedTuple):
@@ -56,14 +56,14 @@ def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
         boxes = -(-len(cloud) // size)
         points, low, high = np.full((boxes, 3, size), np.inf), np.empty((3, boxes)), np.empty((3, boxes))
         made.append(Buckets(np.arange(boxes * size), points, low, high))
-        rows.append(np.array(cloud, np.float64, order="C"))
-    middles = run_side_by_side([
-        lambda r=r, m=m: _cut(r, m.order, size, 0, len(r)) for r, m in zip(rows, made, strict=True)
-    ])
+        numbered = np.empty((len(cloud), 4))  # a point and its number, exact in float64, move as one vector
+        numbered[:, :3], numbered[:, 3] = cloud, np.arange(len(cloud))
+        rows.append(numbered)
+    middles = run_side_by_side([lambda r=r: _cut(r, size, 0, len(r)) for r in rows])
 
     def finish(r: np.ndarray, m: Buckets, start: int, stop: int) -> None:
-        _sort(r, m.order, size, start, stop)
-        _boxes(r, m.points, m.low, m.high, start, stop)
+        _sort(r, size, start, stop)
+        _boxes(r, m.order, m.points, m.low, m.high, start, stop)
 
     pieces = []
     for r, m, middle in zip(rows, made, middles, strict=True):
@@ -74,8 +74,8 @@ def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
 
 
 @compiled()
-def _sort(points, order, size, first, last):
-    """Orders the points first..last as the leaves of a KD-tree whose leaves are the boxes; first is a box's start."""
+def _sort(rows, size, first, last):
+    """Orders the rows first..last as the leaves of a KD-tree whose leaves are the boxes; first is a box's start."""
     starts, stops = np.empty(128, np.int64), np.empty(128, np.int64)  # segments still to be cut
     starts[0], stops[0] = first, last
     left = 1
@@ -84,63 +84,67 @@ def _sort(points, order, size, first, last):
         start, stop = starts[left], stops[left]
         if stop - start <= FINEST:
             continue
-        middle = _cut(points, order, size, start, stop)
+        middle = _cut(rows, size, start, stop)
         starts[left], stops[left] = start, middle
         starts[left + 1], stops[left + 1] = middle, stop
         left += 2
 
 
 @compiled()
-def _cut(points, order, size, start, stop):
-    """Halves the points start..stop along their widest axis, between two boxes where there are two; the place."""
+def _cut(rows, size, start, stop):
+    """Halves the rows start..stop along their widest axis, between two boxes where there are two; the place."""
     boxes = (stop - start + size - 1) // size
     middle = start + (boxes // 2 * size if boxes > 1 else (stop - start) // 2)
     axis, widest = 0, -1.0
     for a in range(3):
-        low = high = points[start, a]
+        low = high = rows[start, a]
         for j in range(start + 1, stop):
-            value = points[j, a]
+            value = rows[j, a]
             low = value if value < low else low
             high = value if value > high else high
         if high - low > widest:
             axis, widest = a, high - low
-    _select(points, order, axis, start, stop, middle)
+    _select(rows, axis, start, stop, middle)
     return middle
 
 
 @compiled()
-def _select(points, order, axis, start, stop, place):
-    """Moves rows of start..stop so that those before ``place`` are not above those from it on along the axis."""
-    low, high = start, stop - 1
-    while low < high:
-        a, b, c = points[low, axis], points[(low + high) // 2, axis], points[high, axis]
+def _select(rows, axis, start, stop, place):
+    """Moves the rows start..stop so that those before ``place`` are not above those from it on along the axis."""
+    low, high = start, stop
+    while low < place < high:
+        a, b, c = rows[low, axis], rows[(low + high) // 2, axis], rows[high - 1, axis]
         pivot = max(min(a, b), min(max(a, b), c))  # the median of three
-        i, j = low, high
-        while i <= j:
-            while points[i, axis] < pivot:
-                i += 1
-            while points[j, axis] > pivot:
-                j -= 1
-            if i <= j:
-                for a in range(3):
-                    points[i, a], points[j, a] = points[j, a], points[i, a]
-                order[i], order[j] = order[j], order[i]
-                i += 1
-                j -= 1
-        if place <= j:
-            high = j
-        elif place >= i:
+        i = _partition(rows, axis, low, high, pivot, False)
+        if place <= i:
+            high = i
+        elif i > low:
             low = i
-        else:
-            return
+        else:  # none is below the pivot: the equal ones go first
+            low = _partition(rows, axis, low, high, pivot, True)
 
 
 @compiled()
-def _boxes(rows, points, low, high, first, last):
+def _partition(rows, axis, low, high, pivot, equal):
+    """Moves the rows below the pivot, or not above it, to the front of low..high; returns where the others begin."""
+    i = low
+    for j in range(low, high):  # without a jump: the next row takes the place of one that belongs behind
+        x, y, z, row = rows[j, 0], rows[j, 1], rows[j, 2], rows[j, 3]
+        value = rows[j, axis]
+        rows[j, 0], rows[j, 1], rows[j, 2], rows[j, 3] = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3]
+        rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3] = x, y, z, row
+        i += (value < pivot) | (equal & (value == pivot))
+    return i
+
+
+@compiled()
+def _boxes(rows, order, points, low, high, first, last):
     """The boxes of the places first..last; first is a box's start."""
     size = points.shape[2]
     for start in range(first, last, size):
         box, stop = start // size, min(start + size, last)
+        for j in range(start, stop):
+            order[j] = np.int64(rows[j, 3])
         for a in range(3):
             low[a, box] = high[a, box] = rows[start, a]
             for j in range(start, stop):
