@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "lib.datasets": {"lib.ops", "lib.geometry", "lib.files"},
     "lib.show": {"lib.datasets"},
 }
-OUTSIDE_OF_OPS = {"torch", "numpy", "numba", "scipy"}
+OUTSIDE_OF_OPS = {"torch", "numpy", "llvmlite", "numba", "scipy"}
 
 
 def package_of(path: Path) -> str:

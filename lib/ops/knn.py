@@ -11,10 +11,14 @@ from lib.ops.checks import check_clouds, check_finite
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.threads import run_side_by_side, split_range
+from lib.ops.vectors import LANES, pack
 
 MIN_BOX = 32  # points
-LIKELY = 1.2  # times the squared distance of the last query's k-th neighbour: where the next one's is looked for first
-SLACK = 1 + 1e-9  # for the rounding of a triangle inequality
+RUN = 8  # queries side by side in a box, which look for candidates together
+FURTHER = 1.2  # times the squared distance of the k-th point from the middle of a run: the reach tried for the run
+WIDER = 2.0  # times the same of the run before: the reach tried for the next box of queries
+MANY = 256  # points that are ranked against each other; more are as good as equal, and are inserted one by one
+NOWHERE = 2**62  # a row behind all others
 
 def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     """For each query point the ``k`` nearest support points, nearest first, by exact Euclidean distance.
@@ -42,7 +46,7 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     index = torch.empty(*query.shape[:2], k, dtype=torch.int64)
     if query.shape[1] == 0:
         return index
-    size = max(MIN_BOX, k)
+    size = max(MIN_BOX, -(-k // LANES) * LANES)  # whole vectors
     buckets = bucket_clouds([*support.numpy(), *(() if query is support else query.numpy())], size)
     supports, queries = buckets[: len(support)], buckets[-len(query) :]
 
@@ -56,65 +60,178 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
 
 @compiled()
 def _search(q_order, q_points, q_low, q_high, order, points, low, high, full, out, start, stop):
-    """The neighbours of the queries at the places start..stop, into out (N, k). full: boxes without an empty place."""
+    """The neighbours of the queries at the places start..stop, into out (N, k). full: boxes without an empty place.
+
+    The points within a reach of a box around queries are all that are within that reach of any of them: where a query
+    finds k of them within the reach, these are its neighbours. A reach is a guess; one that is too short is extended.
+    """
     k, q_size = out.shape[1], q_points.shape[2]
-    boxes, _, size = points.shape
-    room = 8 * size
-    near = np.empty(boxes, np.int64)  # boxes of the support that a box of queries may need
-    tried, distances, places = np.empty(size), np.empty(room + size), np.empty(room + size, np.int64)
-    rank, spare = np.empty(room + size, np.int64), np.empty(room + size, np.int64)
-    group, count = -1, 0
-    x = y = z = last = 0.0
-    for q in range(start, stop):
-        px, py, pz = x, y, z
-        lane = q % q_size
-        new_group = q // q_size != group
-        group = q // q_size
-        x, y, z = q_points[group, 0, lane], q_points[group, 1, lane], q_points[group, 2, lane]
-        if new_group:
-            certain = _certain_reach(points, low, high, full, x, y, z)
-            count = _boxes_within(low, high, q_points[group, :, lane], q_points[group, :, lane], certain, near)
+    room = points.shape[0] * points.shape[2] + LANES
+    around = np.empty((3, room)), np.empty(room, np.int64)  # the points near a box of queries, and their rows
+    nearby = np.empty((3, room)), np.empty(room, np.int64)  # of these, the ones near a run of queries
+    tried, distances, rows = np.empty(room), np.empty(room), np.empty(room, np.int64)
+    keys, rank, first = np.empty(MANY, np.float32), np.empty(MANY, np.int32), np.empty(MANY + k, np.int64)
+    listed, limit, count = -1, 0.0, 0
+    middle = 0.0
+    q = start
+    while q < stop:
+        group, lane = q // q_size, q % q_size
+        end = min(lane // RUN * RUN + RUN, q_size, lane + stop - q)
+        queries = q_points[group]
+        outer = q_low[0, group], q_high[0, group], q_low[1, group], q_high[1, group], q_low[2, group], q_high[2, group]
+        inner = _box(queries, lane, end)
+
+        # The reach that k points have from the middle of the run: about that of its queries.
+        x, y, z = (inner[0] + inner[1]) / 2, (inner[2] + inner[3]) / 2, (inner[4] + inner[5]) / 2
+        guess = middle
+        if listed != group:
+            listed, limit = group, WIDER * guess
+            count = _points_around(points, order, low, high, outer, limit, tried, *around)
+        _distances(around[0], count, x, y, z, tried)
+        middle = _likely_reach(tried, count, k, guess, limit)
+        if middle < 0:
+            limit = _certain_reach(points, low, high, full, x, y, z)
+            count = _points_around(points, order, low, high, outer, limit, tried, *around)
+            _distances(around[0], count, x, y, z, tried)
+            middle = _likely_reach(tried, count, k, limit, limit)
+
+        reach = FURTHER * middle
+        while lane < end:
+            if reach > limit:
+                limit = reach
+                count = _points_around(points, order, low, high, outer, limit, tried, *around)
+            found = _points_within(*around, count, inner, reach, tried, *nearby)
+            while lane < end:
+                _distances(nearby[0], found, queries[0, lane], queries[1, lane], queries[2, lane], tried)
+                likely = _likely_reach(tried, found, k, middle, reach)
+                if likely < 0:
+                    break
+                kept = 0
+                for j in range(0, found, LANES):
+                    pack(tried, likely, nearby[1], j, rows, kept)
+                    kept += pack(tried, likely, tried, j, distances, kept)
+                if kept > MANY or not _rank(distances, kept, keys, rank, first):
+                    _insert(distances, rows, kept, k, first)
+                row = out[q_order[q]]
+                for i in range(k):
+                    row[i] = rows[first[i]]
+                lane += 1
+                q += 1
+            if lane < end:  # k of the points found are within the reach plus the width of the box, about
+                width = (inner[1] - inner[0]) ** 2 + (inner[3] - inner[2]) ** 2 + (inner[5] - inner[4]) ** 2
+                reach = _likely_reach(tried, found, k, max(reach, width), np.inf)
+
+
+@compiled()
+def _box(points, start, stop):
+    """The smallest and largest coordinate of points (3, ...) along each axis in turn."""
+    lx = hx = points[0, start]
+    ly = hy = points[1, start]
+    lz = hz = points[2, start]
+    for j in range(start + 1, stop):
+        lx, hx = min(lx, points[0, j]), max(hx, points[0, j])
+        ly, hy = min(ly, points[1, j]), max(hy, points[1, j])
+        lz, hz = min(lz, points[2, j]), max(hz, points[2, j])
+    return lx, hx, ly, hy, lz, hz
+
+
+@compiled()
+def _distances(points, count, x, y, z, out):
+    """The squared distances of a place to points (3, ...)."""
+    for j in range(count):
+        dx, dy, dz = points[0, j] - x, points[1, j] - y, points[2, j] - z
+        out[j] = dx * dx + dy * dy + dz * dz
+
+
+@compiled()
+def _points_around(points, order, low, high, box, limit, tried, found, rows):
+    """Collects the points within a squared distance of a box, and their rows; returns how many, in whole vectors."""
+    lx, hx, ly, hy, lz, hz = box
+    xs, ys, zs = found
+    count = 0
+    for b in range(len(points)):
+        dx = max(low[0, b] - hx, lx - high[0, b], 0.0)
+        dy = max(low[1, b] - hy, ly - high[1, b], 0.0)
+        dz = max(low[2, b] - hz, lz - high[2, b], 0.0)
+        if dx * dx + dy * dy + dz * dz > limit:
+            continue
+        size = points.shape[2]
+        _gaps(points[b], size, box, tried)
+        places = order[b * size : (b + 1) * size]
+        for j in range(0, size, LANES):
+            pack(tried, limit, points[b, 0], j, xs, count)
+            pack(tried, limit, points[b, 1], j, ys, count)
+            pack(tried, limit, points[b, 2], j, zs, count)
+            count += pack(tried, limit, places, j, rows, count)
+    return _fill(found, rows, count)
+
+
+@compiled()
+def _points_within(points, order, count, box, limit, tried, found, rows):
+    """The same among the first ``count`` points of a list."""
+    xs, ys, zs = found
+    px, py, pz = points
+    _gaps(points, count, box, tried)
+    kept = 0
+    for j in range(0, count, LANES):
+        taken = pack(tried, limit, order, j, rows, kept)
+        if taken > 0:  # neighbours are in the list side by side: often there is none in a vector
+            pack(tried, limit, px, j, xs, kept)
+            pack(tried, limit, py, j, ys, kept)
+            pack(tried, limit, pz, j, zs, kept)
+            kept += taken
+    return _fill(found, rows, kept)
+
+
+@compiled()
+def _gaps(points, count, box, out):
+    """The squared distances of points (3, ...) to a box."""
+    lx, hx, ly, hy, lz, hz = box
+    for j in range(count):
+        x, y, z = points[0, j], points[1, j], points[2, j]
+        dx, dy, dz = max(x - hx, lx - x, 0.0), max(y - hy, ly - y, 0.0), max(z - hz, lz - z, 0.0)
+        out[j] = dx * dx + dy * dy + dz * dz
+
+
+@compiled()
+def _fill(points, rows, count):
+    """Fills a vector up with points at infinity, behind all others."""
+    points[:, count : count + LANES] = np.inf
+    rows[count : count + LANES] = NOWHERE
+    return (count + LANES - 1) // LANES * LANES
+
+
+@compiled()
+def _likely_reach(tried, count, k, guess, most):
+    """A number that at least k of the tried ones do not exceed, and few others; -1 if there is none up to ``most``.
+
+    Counting is quick. It spares ranking points that are not among the k.
+    """
+    plenty = k + k // 4 + 4
+    few, enough = 0.0, -1.0
+    reach = min(guess, most)
+    for _ in range(8):
+        n = 0
+        for j in range(count):
+            n += tried[j] <= reach
+        if n < k:
+            if reach == most:
+                return -1.0
+            few = reach
+            reach = min(reach * min((k + 2) / (n + 1), 4.0), most)
         else:
-            # Likely about as far as for the query before; if that is too near, the triangle inequality is certain.
-            step = np.sqrt((x - px) ** 2 + (y - py) ** 2 + (z - pz) ** 2)
-            certain = (np.sqrt(last) + step) ** 2 * SLACK
-        reach = min(LIKELY * last, certain)
-        while True:
-            found = 0
-            for i in range(count):
-                b = near[i]
-                dx = max(low[0, b] - x, x - high[0, b], 0.0)
-                dy = max(low[1, b] - y, y - high[1, b], 0.0)
-                dz = max(low[2, b] - z, z - high[2, b], 0.0)
-                if dx * dx + dy * dy + dz * dz > reach:
-                    continue
-                if found > room:
-                    _rank(distances, places, order, found, rank)
-                    _keep(distances, places, rank, spare, found, k)
-                    found, reach = k, min(reach, distances[k - 1])
-                for j in range(size):
-                    dx, dy, dz = points[b, 0, j] - x, points[b, 1, j] - y, points[b, 2, j] - z
-                    tried[j] = dx * dx + dy * dy + dz * dz
-                for j in range(size):
-                    distances[found], places[found] = tried[j], b * size + j
-                    found += tried[j] <= reach  # without a jump: the next one takes the place of one too far away
-            if found >= k:
+            enough = reach
+            if n <= plenty:
                 break
-            reach = certain
-        _rank(distances, places, order, found, rank)
-        for i in range(found):
-            spare[rank[i]] = i
-        row = out[q_order[q]]
-        for i in range(k):
-            row[i] = order[places[spare[i]]]
-        last = distances[spare[k - 1]]
-        if new_group:
-            # Where the first query of a box finds k points within a radius, all find them within that and the box.
-            width = 0.0
-            for a in range(3):
-                width += (q_high[a, group] - q_low[a, group]) ** 2
-            limit = (np.sqrt(last) + np.sqrt(width)) ** 2 * SLACK
-            count = _boxes_within(low, high, q_low[:, group], q_high[:, group], limit, near)
+            reach *= (k + 2) / n
+        if enough >= 0 and not few < reach < enough:
+            reach = (few + enough) / 2
+    if enough < 0:
+        n = 0
+        for j in range(count):
+            n += tried[j] <= most
+        enough = most if n >= k else -1.0
+    return enough
 
 
 @compiled()
@@ -138,43 +255,41 @@ def _certain_reach(points, low, high, full, x, y, z):
 
 
 @compiled()
-def _boxes_within(low, high, q_low, q_high, limit, near):
-    """Puts the boxes within the squared distance ``limit`` of another one into ``near``; returns how many."""
-    count = 0
-    for b in range(low.shape[1]):
-        dx = max(low[0, b] - q_high[0], q_low[0] - high[0, b], 0.0)
-        dy = max(low[1, b] - q_high[1], q_low[1] - high[1, b], 0.0)
-        dz = max(low[2, b] - q_high[2], q_low[2] - high[2, b], 0.0)
-        near[count] = b
-        count += dx * dx + dy * dy + dz * dz <= limit
-    return count
+def _rank(distances, count, keys, rank, first):
+    """Puts the places of the distances in their order into ``first``; False where two are too alike.
+
+    In 32 bits: rounding may make two distances equal but never swaps them.
+    """
+    whole = (count + 15) // 16 * 16  # whole vectors
+    for i in range(whole):
+        keys[i] = distances[i] if i < count else np.inf
+        rank[i] = 0
+    for j in range(0, count, 4):  # four at a time: fewer passes over the ranks
+        a, b, c, d = keys[j], keys[j + 1], keys[j + 2], keys[j + 3]
+        for i in range(whole):
+            e = keys[i]
+            rank[i] += np.int32(a < e) + np.int32(b < e) + np.int32(c < e) + np.int32(d < e)
+    total = 0
+    for i in range(count):
+        total += rank[i]
+        first[rank[i]] = i
+    return total == count * (count - 1) // 2
 
 
 @compiled()
-def _rank(distances, places, order, found, rank):
-    """rank[i]: how many candidates come before candidate i; equal distances in the order of their rows."""
-    rank[:found] = 0
-    whole = found // 4 * 4
-    for j in range(0, whole, 4):  # four at a time: fewer passes over the ranks
-        a, b, c, d = distances[j], distances[j + 1], distances[j + 2], distances[j + 3]
-        for i in range(found):
-            e = distances[i]
-            rank[i] += (1 if a < e else 0) + (1 if b < e else 0) + (1 if c < e else 0) + (1 if d < e else 0)
-    for j in range(whole, found):
-        for i in range(found):
-            rank[i] += 1 if distances[j] < distances[i] else 0
-    if rank[:found].sum() == found * (found - 1) // 2:
-        return  # no two distances are equal
-    for i in range(found):
-        for j in range(found):
-            if distances[j] == distances[i] and order[places[j]] < order[places[i]]:
-                rank[i] += 1
-
-
-@compiled()
-def _keep(distances, places, rank, spare, found, k):
-    """Leaves the k first candidates, in the order of their ranks."""
-    for i in range(found):
-        spare[rank[i]] = i
-    kept_distances, kept_places = distances[spare[:k]], places[spare[:k]]
-    distances[:k], places[:k] = kept_distances, kept_places
+def _insert(distances, rows, count, k, first):
+    """Puts the places of the k first distances into ``first``; equal distances in the order of their rows."""
+    filled = 0
+    for i in range(count):
+        d, row = distances[i], rows[i]
+        j = filled
+        while j > 0:
+            other = first[j - 1]
+            if distances[other] < d or (distances[other] == d and rows[other] < row):
+                break
+            if j < k:
+                first[j] = other
+            j -= 1
+        if j < k:
+            first[j] = i
+            filled = min(filled + 1, k)
