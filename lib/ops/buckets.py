@@ -16,6 +16,7 @@ from lib.ops.threads import run_side_by_side
 
 _latest: deque[tuple[np.ndarray, int, "Buckets"]] = deque(maxlen=16)  # cloud, points a box, boxes
 
+FEW = 2048  # points; they are sorted before another thread has begun
 FINEST = 8  # points; the order goes on inside of a box down to runs of so many
 
 
@@ -59,12 +60,16 @@ def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
         numbered = np.empty((len(cloud), 4))  # a point and its number, exact in float64, move as one vector
         numbered[:, :3], numbered[:, 3] = cloud, np.arange(len(cloud))
         rows.append(numbered)
-    middles = run_side_by_side([lambda r=r: _cut(r, size, 0, len(r)) for r in rows])
 
     def finish(r: np.ndarray, m: Buckets, start: int, stop: int) -> None:
         _sort(r, size, start, stop)
         _boxes(r, m.order, m.points, m.low, m.high, start, stop)
 
+    if sum(map(len, rows)) <= FEW:
+        for r, m in zip(rows, made, strict=True):
+            finish(r, m, 0, len(r))
+        return made
+    middles = run_side_by_side([lambda r=r: _cut(r, size, 0, len(r)) for r in rows])
     pieces = []
     for r, m, middle in zip(rows, made, middles, strict=True):
         cuts = (0, middle, len(r)) if len(r) > size else (0, len(r))  # a box is never cut

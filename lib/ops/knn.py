@@ -14,6 +14,7 @@ from lib.ops.threads import run_side_by_side, split_range
 from lib.ops.vectors import LANES, pack
 
 MIN_BOX = 32  # points
+FEW = 512  # queries of a cloud; they are done before another thread has begun
 RUN = 8  # queries side by side in a box, which look for candidates together
 FURTHER = 1.2  # times the squared distance of the k-th point from the middle of a run: the reach tried for the run
 WIDER = 2.0  # times the same of the run before: the reach tried for the next box of queries
@@ -53,7 +54,8 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     def search(b: int, start: int, stop: int) -> None:
         _search(*queries[b], *supports[b], support.shape[1] // size, index[b].numpy(), start, stop)
 
-    pieces = [(b, start, stop) for b in range(len(supports)) for start, stop in split_range(query.shape[1])]
+    parts = split_range(query.shape[1]) if query.shape[1] > FEW else [(0, query.shape[1])]
+    pieces = [(b, *part) for b in range(len(supports)) for part in parts]
     run_side_by_side([lambda piece=piece: search(*piece) for piece in pieces])
     return index
 
