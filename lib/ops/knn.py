@@ -15,9 +15,9 @@ from lib.ops.vectors import LANES, pack
 
 MIN_BOX = 32  # points
 FEW = 512  # queries of a cloud; they are done before another thread has begun
-RUN = 8  # queries side by side in a box, which look for candidates together
+RUN = 8  # queries side by side in a box that look for points together
 FURTHER = 1.2  # times the squared distance of the k-th point from the middle of a run: the reach tried for the run
-WIDER = 2.0  # times the same of the run before: the reach tried for the next box of queries
+WIDER = 1.5  # times the same of the run before: where the points around the next run are looked for first
 MANY = 256  # points that are ranked against each other; more are as good as equal, and are inserted one by one
 NOWHERE = 2**62  # a row behind all others
 
@@ -52,7 +52,7 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     supports, queries = buckets[: len(support)], buckets[-len(query) :]
 
     def search(b: int, start: int, stop: int) -> None:
-        _search(*queries[b], *supports[b], support.shape[1] // size, index[b].numpy(), start, stop)
+        _search(*queries[b][:2], *supports[b], support.shape[1] // size, index[b].numpy(), start, stop)
 
     parts = split_range(query.shape[1]) if query.shape[1] > FEW else [(0, query.shape[1])]
     pieces = [(b, *part) for b in range(len(supports)) for part in parts]
@@ -61,7 +61,7 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
 
 
 @compiled()
-def _search(q_order, q_points, q_low, q_high, order, points, low, high, full, out, start, stop):
+def _search(q_order, q_points, order, points, low, high, full, out, start, stop):
     """The neighbours of the queries at the places start..stop, into out (N, k). full: boxes without an empty place.
 
     The points within a reach of a box around queries are all that are within that reach of any of them: where a query
@@ -69,40 +69,36 @@ def _search(q_order, q_points, q_low, q_high, order, points, low, high, full, ou
     """
     k, q_size = out.shape[1], q_points.shape[2]
     room = points.shape[0] * points.shape[2] + LANES
-    around = np.empty((3, room)), np.empty(room, np.int64)  # the points near a box of queries, and their rows
-    nearby = np.empty((3, room)), np.empty(room, np.int64)  # of these, the ones near a run of queries
+    wide = np.empty((3, room)), np.empty(room, np.int64)  # the points around a run of queries, and their rows
+    nearby = np.empty((3, room)), np.empty(room, np.int64)  # those of them that are near
+    numbers, near = np.arange(len(points) + LANES), np.empty(len(points) + LANES, np.int64)  # of boxes
     tried, distances, rows = np.empty(room), np.empty(room), np.empty(room, np.int64)
     keys, rank, first = np.empty(MANY, np.float32), np.empty(MANY, np.int32), np.empty(MANY + k, np.int64)
-    listed, limit, count = -1, 0.0, 0
     middle = 0.0
     q = start
     while q < stop:
-        group, lane = q // q_size, q % q_size
+        queries, lane = q_points[q // q_size], q % q_size
         end = min(lane // RUN * RUN + RUN, q_size, lane + stop - q)
-        queries = q_points[group]
-        outer = q_low[0, group], q_high[0, group], q_low[1, group], q_high[1, group], q_low[2, group], q_high[2, group]
-        inner = _box(queries, lane, end)
+        box = _box(queries, lane, end)
 
         # The reach that k points have from the middle of the run: about that of its queries.
-        x, y, z = (inner[0] + inner[1]) / 2, (inner[2] + inner[3]) / 2, (inner[4] + inner[5]) / 2
-        guess = middle
-        if listed != group:
-            listed, limit = group, WIDER * guess
-            count = _points_around(points, order, low, high, outer, limit, tried, *around)
-        _distances(around[0], count, x, y, z, tried)
-        middle = _likely_reach(tried, count, k, guess, limit)
+        x, y, z = (box[0] + box[1]) / 2, (box[2] + box[3]) / 2, (box[4] + box[5]) / 2
+        guess, limit = middle, WIDER * middle
+        found = _points_around(points, order, low, high, box, limit, tried, numbers, near, *wide)
+        _distances(wide[0], found, x, y, z, tried)
+        middle = _likely_reach(tried, found, k, guess, limit)
         if middle < 0:
             limit = _certain_reach(points, low, high, full, x, y, z)
-            count = _points_around(points, order, low, high, outer, limit, tried, *around)
-            _distances(around[0], count, x, y, z, tried)
-            middle = _likely_reach(tried, count, k, limit, limit)
+            found = _points_around(points, order, low, high, box, limit, tried, numbers, near, *wide)
+            _distances(wide[0], found, x, y, z, tried)
+            middle = _likely_reach(tried, found, k, limit, limit)
 
         reach = FURTHER * middle
-        while lane < end:
-            if reach > limit:
-                limit = reach
-                count = _points_around(points, order, low, high, outer, limit, tried, *around)
-            found = _points_within(*around, count, inner, reach, tried, *nearby)
+        if reach > limit:
+            found = _points_around(points, order, low, high, box, reach, tried, numbers, near, *nearby)
+        else:
+            found = _points_within(*wide, found, box, reach, tried, *nearby)
+        while True:
             while lane < end:
                 _distances(nearby[0], found, queries[0, lane], queries[1, lane], queries[2, lane], tried)
                 likely = _likely_reach(tried, found, k, middle, reach)
@@ -119,9 +115,12 @@ def _search(q_order, q_points, q_low, q_high, order, points, low, high, full, ou
                     row[i] = rows[first[i]]
                 lane += 1
                 q += 1
-            if lane < end:  # k of the points found are within the reach plus the width of the box, about
-                width = (inner[1] - inner[0]) ** 2 + (inner[3] - inner[2]) ** 2 + (inner[5] - inner[4]) ** 2
-                reach = _likely_reach(tried, found, k, max(reach, width), np.inf)
+            if lane == end:
+                break
+            # All points found are within the reach of the middle plus the box: so are k of them from this query.
+            width = (box[1] - box[0]) ** 2 + (box[3] - box[2]) ** 2 + (box[5] - box[4]) ** 2
+            reach = _likely_reach(tried, found, k, max(reach, width), np.inf)
+            found = _points_around(points, order, low, high, box, reach, tried, numbers, near, *nearby)
 
 
 @compiled()
@@ -146,18 +145,22 @@ def _distances(points, count, x, y, z, out):
 
 
 @compiled()
-def _points_around(points, order, low, high, box, limit, tried, found, rows):
+def _points_around(points, order, low, high, box, limit, tried, numbers, near, found, rows):
     """Collects the points within a squared distance of a box, and their rows; returns how many, in whole vectors."""
     lx, hx, ly, hy, lz, hz = box
-    xs, ys, zs = found
-    count = 0
-    for b in range(len(points)):
+    boxes, _, size = points.shape
+    for b in range(boxes):
         dx = max(low[0, b] - hx, lx - high[0, b], 0.0)
         dy = max(low[1, b] - hy, ly - high[1, b], 0.0)
         dz = max(low[2, b] - hz, lz - high[2, b], 0.0)
-        if dx * dx + dy * dy + dz * dz > limit:
-            continue
-        size = points.shape[2]
+        tried[b] = dx * dx + dy * dy + dz * dz
+    tried[boxes : boxes + LANES] = np.inf
+    chosen = 0
+    for b in range(0, boxes, LANES):
+        chosen += pack(tried, limit, numbers, b, near, chosen)
+    xs, ys, zs = found
+    count = 0
+    for b in near[: min(chosen, boxes)]:
         _gaps(points[b], size, box, tried)
         places = order[b * size : (b + 1) * size]
         for j in range(0, size, LANES):
