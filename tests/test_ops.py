@@ -1,6 +1,7 @@
 """Every point operation against its readable twin in float64, forward and backward, and against a second oracle."""
 
 import inspect
+import os
 import subprocess
 import sys
 from itertools import product
@@ -107,6 +108,19 @@ def test_a_cloud_that_was_changed_in_place_is_searched_anew():
     ops.knn(query, support, 5)
     support[0, 150:] += 3
     assert torch.equal(ops.knn(query, support, 5), reference.knn(query, support, 5))
+
+
+def test_knn_without_wide_vectors(tmp_path):
+    """The way of processors without AVX-512, whatever this one has."""
+    code = (
+        "import torch\nfrom lib import ops\nxyz = torch.rand(1, 700, 3)\nindex = ops.knn(xyz, xyz, 9)\n"
+        "with ops.use_backend('reference'): print(torch.equal(index, ops.knn(xyz, xyz, 9)))"
+    )
+    plain = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=plain, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_knn_distances_equal_scipy():
