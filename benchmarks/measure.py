@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from lib.evaluation import synchronise
 from lib.ops.errors import InputError
+from lib.ops.product import pack, times
+from lib.ops.threads import run_in_ranges
 from lib.provenance import PROJECT_ROOT
 
 PRODUCTS = ((2048, 2048, 2048), (8192, 2048, 128))  # rows, inner, columns: a large square and a layer of the network
@@ -50,16 +52,24 @@ def spread(seconds: list[float]) -> dict[str, Any]:
 
 
 def best_product_rate(device: torch.device) -> float:
-    """FLOP/s of the quickest float32 matrix product: the largest of two shapes and two roads (BLAS, convolutions)."""
+    """FLOP/s of the quickest float32 matrix product: the largest of two shapes and the roads of ``_product_roads``."""
     rates = []
     for rows, inner, columns in PRODUCTS:
         left, right = torch.randn(rows, inner, device=device), torch.randn(columns, inner, device=device)
-        image, kernel = left.T.reshape(1, inner, 1, rows), right[:, :, None, None]
-        image = image.contiguous(memory_format=torch.channels_last)
-        roads = {"blas": lambda a=left, b=right: a @ b.T, "convolution": lambda a=image, b=kernel: F.conv2d(a, b)}
-        for times in alternately(roads, device, 9).values():
-            rates.append(2 * rows * inner * columns / times["median_seconds"])
+        for road in alternately(_product_roads(left, right), device, 9).values():
+            rates.append(2 * rows * inner * columns / road["median_seconds"])
     return max(rates)
+
+
+def _product_roads(left: torch.Tensor, right: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """Ways to left (R, C) times right (D, C) transposed: BLAS, a convolution, on a CPU also a product a thread."""
+    image, kernel = left.T.reshape(1, left.shape[1], 1, -1), right[:, :, None, None]  # (1, C, 1, R), (D, C, 1, 1)
+    image = image.contiguous(memory_format=torch.channels_last)
+    roads = {"blas": lambda: left @ right.T, "convolution": lambda: F.conv2d(image, kernel)}
+    if left.device.type == "cpu":
+        packed = pack(right)
+        roads["a product a thread"] = lambda: run_in_ranges(lambda a, b: times(left[a:b], packed), len(left))
+    return roads
 
 
 def in_fresh_process(**task: Any) -> dict[str, Any]:
