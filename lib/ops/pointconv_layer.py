@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
+from lib.ops.errors import InputError
 from lib.ops.gather import flat_index
 from lib.ops.pointconv import WIDTH, aggregate_forward
 from lib.ops.pointconv_linear import chunks
@@ -21,9 +23,19 @@ def pointconv_layer(
 
     offset (B, N, K, 3) in metres, features (B, M, C), index (B, N, K) into M, layers: of the weight net, matrix
     (D, (3 + C) * 16), scale and shift (D), which take in a bias and a normalisation -> (B, N, D). Not differentiable.
-    Weights and aggregation live piece by piece in a core's cache; the shapes are those that a PointConv layer of
-    ``models`` makes, see ``pointconv_linear`` for the checked way.
+    Weights and aggregation live piece by piece in a core's cache.
+
+    Raises InputError for shapes, dtypes or devices that do not go together.
     """
+    wanted = (len(shift), (3 + features.shape[-1]) * WIDTH)
+    if features.dim() != 3 or offset.shape != (*index.shape, 3) or matrix.shape != wanted or scale.shape != shift.shape:
+        raise InputError(
+            f"pointconv_layer: offset {tuple(offset.shape)} must be (B, N, K, 3), features {tuple(features.shape)} "
+            f"(B, M, C), index {tuple(index.shape)} (B, N, K), matrix {tuple(matrix.shape)} (D, (3 + C) * {WIDTH}), "
+            f"scale {tuple(scale.shape)} and shift {tuple(shift.shape)} (D)"
+        )
+    check_index("pointconv_layer", index, features, dims=3)
+    check_alike("pointconv_layer", features=features, offset=offset, matrix=matrix, scale=scale)
     rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
     table = features.reshape(-1, features.shape[2]).contiguous()  # (B M, C)
     offsets = offset.reshape(*rows.shape, 3).contiguous()
