@@ -40,9 +40,9 @@ def on_one_thread(call: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 
 def _clocked(operation: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **options: Any) -> Any:
         start = time.perf_counter()
-        result = operation(*args)
+        result = operation(*args, **options)
         seconds[name] += time.perf_counter() - start
         return result
 

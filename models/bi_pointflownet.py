@@ -186,6 +186,8 @@ class BiPointFlowNet(nn.Module):
     def geometry(self, xyz1: Tensor, xyz2: Tensor) -> PairGeometry:
         """Sampling and neighbours of a pair, to be shared with any network whose ``sizes_for`` agree.
 
+        For a training step make it outside of ``torch.inference_mode``, whose tensors autograd refuses.
+
         xyz1 (B, N, 3), xyz2 (B, M, 3), metres. Raises InputError for a wrong shape, dtype or value.
         """
         for name, cloud in (("xyz1", xyz1), ("xyz2", xyz2)):

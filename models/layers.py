@@ -20,7 +20,10 @@ class Linear(nn.Linear):
 
 
 class SharedMLP(nn.Sequential):
-    """1x1 convolutions with bias, each followed by LeakyReLU(0.1): (..., widths[0]) -> (..., widths[-1])."""
+    """1x1 convolutions with bias, each followed by LeakyReLU(0.1): (..., widths[0]) -> (..., widths[-1]).
+
+    The LeakyReLU modules only give the layers the names that they have in checkpoints.
+    """
 
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
@@ -56,6 +59,7 @@ class PointConvAggregation(nn.Module):
     """PointConv of the queries' neighbours, without normalisation or activation.
 
     offset (B, N, K, 3) = neighbour - query in metres, features (B, M, C), index (B, N, K) into M -> (B, N, out).
+    Outside of autograd, on a CPU, the classes below run as one operation, which calls none of their modules.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

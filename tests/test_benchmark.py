@@ -51,6 +51,8 @@ def test_model(measured):
     assert 0 < result["share_of_best_rate"]["teacher"] < 1
     assert result["teacher_over_plain"] > 0 and result["student_over_teacher"] > 0
     assert all(10**8 < size < 10**10 for size in result["peak_bytes"].values())
+    for profile in result["seconds_on_one_thread"].values():
+        assert all(0 < seconds < profile["total"] for name, seconds in profile.items() if name != "total")
 
 
 def test_train(measured):

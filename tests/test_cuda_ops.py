@@ -191,7 +191,7 @@ def test_compiled_by_torch():
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda x: ops.knn(x * float("nan"), x, 1), r"knn: query \(2, 8, 3\) holds NaN or infinite coordinates"),
-    (lambda x: ops.knn(x, x.cpu(), 1), "knn: query is on cuda:0 but support on cpu: move one"),
+    (lambda x: ops.knn(x, x.cpu(), 1), "knn: query (2, 8, 3) is on cuda:0 but support (2, 8, 3) on cpu: move one"),
     (lambda x: ops.knn(x, x, 9), "knn: 9 neighbours asked of 8 points"),
     (lambda x: ops.gather(x, torch.zeros(2, 3, dtype=torch.int64)), "gather: index .* does not go with"),
 ])  # fmt: skip

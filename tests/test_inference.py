@@ -1,10 +1,16 @@
 """What the CPU path does outside of autograd: the same numbers in fewer passes, also after weights have changed."""
 
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lib import ops
+from lib.ops import threads
 from lib.ops.product import has_onednn, pack, times
 from models.layers import PointConv, PointConvDown
 
@@ -29,24 +35,24 @@ def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights()
     x, layer = torch.randn(40, 6), torch.nn.Linear(6, 4)
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
 
-    def check(frozen: bool):
-        layer.requires_grad_(not frozen)
+    def check(constant: bool):
+        layer.requires_grad_(not constant)
         with torch.no_grad():
             packed = pack(layer.weight)
             torch.testing.assert_close(times(x, packed), x @ layer.weight.T)
-            assert (pack(layer.weight) is packed) == (frozen and has_onednn(layer.weight))
+            assert (pack(layer.weight) is packed) == (constant and has_onednn(layer.weight))
 
-    for frozen in (False, True):
-        check(frozen)
+    for constant in (False, True):
+        check(constant)
         layer.requires_grad_(True)
         layer(x).square().sum().backward()
         optimizer.step()
-        check(frozen)
+        check(constant)
         layer.load_state_dict(torch.nn.Linear(6, 4).state_dict())
-        check(frozen)
+        check(constant)
         with torch.no_grad():
             layer.weight.mul_(2)
-        check(frozen)
+        check(constant)
     layer.double()
     x = x.double()
     check(True)
@@ -95,6 +101,60 @@ def test_tasks_run_side_by_side_in_the_callers_modes_and_their_errors_come_out(t
             assert ops.side_by_side(cloud, state, state) == [(False, True)] * 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_more_callers_than_threads_in_the_pool_all_come_to_an_end():
+    cloud, pool = torch.zeros(1, 4, 3), threads._pool()
+    before = torch.get_num_threads()
+    callers = 2 * pool._max_workers
+
+    def nested() -> list[int]:
+        return ops.side_by_side(cloud, *(lambda n=n: time.sleep(0.001) or n for n in range(4)))
+
+    def caller(_: int) -> list[list[int]]:
+        torch.set_num_threads(4)  # two for each of two tasks
+        with torch.inference_mode():
+            return ops.side_by_side(cloud, nested, nested)
+
+    try:
+        with ThreadPoolExecutor(callers) as crowd:
+            assert list(crowd.map(caller, range(callers), timeout=60)) == [[[0, 1, 2, 3]] * 2] * callers
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_forked_process_has_a_pool_of_its_own():
+    before, cloud = torch.get_num_threads(), torch.zeros(1, 4, 3)
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            assert ops.side_by_side(cloud, lambda: 1, lambda: 2) == [1, 2]
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if ops.side_by_side(cloud, lambda: 1, lambda: 2) == [1, 2] else 1)
+        deadline = time.monotonic() + 30
+        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if done == (0, 0):
+            os.kill(child, signal.SIGKILL)
+        assert done == (child, 0)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_torch_compile_goes_round_the_compiled_loops():
+    torch.manual_seed(0)
+    layer, xyz, features = PointConv(5, 6).eval(), torch.randn(1, 40, 3), torch.randn(1, 40, 5)
+
+    def call(xyz: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        index = ops.knn(xyz, xyz, 4)
+        weights = ops.inverse_distance_weights(xyz, xyz, index)
+        return ops.weighted_sum(layer(ops.gather(xyz, index) - xyz[:, :, None], features, index), index, weights)
+
+    for freeze in (False, True):
+        layer.requires_grad_(not freeze)
+        with torch.no_grad():
+            torch.testing.assert_close(torch.compile(call, backend="eager")(xyz, features), call(xyz, features))
 
 
 @pytest.mark.parametrize("layer", [PointConv(5, 6), PointConvDown(5, 6)], ids=lambda layer: type(layer).__name__)

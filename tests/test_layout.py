@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "lib.datasets": {"lib.ops", "lib.geometry", "lib.files"},
     "lib.show": {"lib.datasets"},
 }
-OUTSIDE_OF_OPS = {"torch", "numpy", "llvmlite", "numba", "scipy"}
+OUTSIDE_OF_OPS = {"torch", "numpy", "llvmlite", "numba"}
 
 
 def package_of(path: Path) -> str:
@@ -62,7 +62,7 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "lib/ops").glob("*.py")), ids=lambda p: p.name)
 def test_ops_need_few_libraries(path):
-    standard = {"collections", "concurrent", "contextlib", "functools", "itertools", "typing", "lib"}
+    standard = {"collections", "concurrent", "contextlib", "functools", "itertools", "os", "typing", "lib"}
     assert {module.split(".")[0] for module in imports(path)} <= OUTSIDE_OF_OPS | standard
 
 

@@ -277,7 +277,10 @@ BAD = [
     (lambda: ops.knn(XYZ, XYZ, 0), "knn: 0 neighbours asked of 8 points: query (2, 8, 3), support (2, 8, 3)"),
     (lambda: ops.knn(XYZ, XYZ[:, :0], 1), "knn: 1 neighbours asked of 0 points: query (2, 8, 3), support (2, 0, 3)"),
     (lambda: ops.knn(XYZ[0], XYZ, 1), "knn: query must be (B, N, 3), got (8, 3)"),
-    (lambda: ops.knn(XYZ, XYZ.double(), 1), "knn: query is torch.float32 but support torch.float64: convert one"),
+    (
+        lambda: ops.knn(XYZ, XYZ.double(), 1),
+        "knn: query (2, 8, 3) is torch.float32 but support (2, 8, 3) torch.float64: convert one",
+    ),
     (lambda: ops.knn(XYZ, XYZ[:1], 1), "knn: the batch sizes differ: query (2, 8, 3), support (1, 8, 3)"),
     (lambda: ops.knn(XYZ.long(), XYZ.long(), 1), "knn: query must hold floating-point coordinates, got torch.int64"),
     (lambda: ops.knn(XYZ * float("nan"), XYZ, 1), "knn: query (2, 8, 3) holds NaN or infinite coordinates"),
@@ -290,7 +293,45 @@ BAD = [
         lambda: ops.furthest_point_sample(XYZ[:, :0], 1),
         "furthest_point_sample: cannot draw 1 points from clouds of shape (2, 0, 3)",
     ),
+    (
+        lambda: ops.weighted_sum(XYZ, INDEX + 8, torch.rand(2, 8, 4)),
+        "weighted_sum: index (2, 8, 4) holds 8 to 8, and the points of a cloud are 0 to 7",
+    ),
+    (
+        lambda: ops.flow_embedding(XYZ, XYZ, INDEX - 1, torch.eye(3), torch.zeros(3)),
+        "flow_embedding: index (2, 8, 4) holds -1 to -1, and the points of a cloud are 0 to 7",
+    ),
+    (
+        lambda: ops.flow_embedding(XYZ, XYZ, INDEX[:, :, :0], torch.eye(3), torch.zeros(3)),
+        "flow_embedding: query (2, 8, 3) must be (B, N, C), support (2, 8, 3) (B, M, C), index (2, 8, 0) (B, N, K), "
+        "weight (3, 3) (D, C), bias (3,) (D), K > 0",
+    ),
+    (
+        lambda: torch.no_grad()(ops.inverse_distance_weights)(XYZ, XYZ[:, :4], INDEX + 4),
+        "inverse_distance_weights: index (2, 8, 4) holds 4 to 4, and the points of a cloud are 0 to 3",
+    ),
+    (
+        lambda: ops.inverse_distance_weights(XYZ[:, :4], XYZ, INDEX),
+        "inverse_distance_weights: index (2, 8, 4) must be (B, N, K) for query (2, 4, 3)",
+    ),
+    (
+        lambda: ops.pointconv_aggregate(torch.rand(2, 8, 4, 3), XYZ, INDEX + 8, torch.rand(2, 8, 4, 16)),
+        "pointconv_aggregate: index (2, 8, 4) holds 8 to 8, and the points of a cloud are 0 to 7",
+    ),
+    (
+        lambda: ops.linear(XYZ, torch.eye(4), torch.zeros(4)),
+        "linear: x (2, 8, 3) must be (..., C), weight (4, 4) (D, C), bias (4,) (D)",
+    ),
+    (
+        lambda: ops.add_linear(XYZ, XYZ[:, :7], torch.eye(3), torch.zeros(3)),
+        "add_linear: values (2, 8, 3) must be (B, N, C), points (2, 7, 3) (B, N, 3), weight (3, 3) (C, 3), "
+        "bias (3,) (C)",
+    ),
     (lambda: ops.gather(XYZ[0], INDEX), "gather: values must be (B, M, C), got (8, 3)"),
+    (
+        lambda: ops.gather(XYZ, INDEX + 8),
+        "gather: index (2, 32, 1) holds 8 to 8, and the points of a cloud are 0 to 7",
+    ),
     (lambda: ops.gather(XYZ, INDEX.int()), "gather: index must be int64, got torch.int32 of shape (2, 8, 4)"),
     (
         lambda: ops.weighted_sum(XYZ, INDEX, torch.rand(2, 8, 3)),
@@ -304,7 +345,7 @@ BAD = [
     (
         lambda: ops.flow_embedding(XYZ, XYZ, INDEX, torch.eye(4), torch.zeros(4)),
         "flow_embedding: query (2, 8, 3) must be (B, N, C), support (2, 8, 3) (B, M, C), index (2, 8, 4) (B, N, K), "
-        "weight (4, 4) (D, C), bias (4,) (D)",
+        "weight (4, 4) (D, C), bias (4,) (D), K > 0",
     ),
     (
         lambda: ops.pointconv_linear(XYZ, XYZ, INDEX, XYZ, torch.eye(96), torch.zeros(9)),

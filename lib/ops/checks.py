@@ -25,9 +25,11 @@ def check_alike(op: str, **tensors: Tensor) -> None:
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if tensor.device != first.device:
-            raise InputError(f"{op}: {first_name} is on {first.device} but {name} on {tensor.device}: move one")
+            found = f"{first_name} {tuple(first.shape)} is on {first.device} but {name} {tuple(tensor.shape)}"
+            raise InputError(f"{op}: {found} on {tensor.device}: move one")
         if tensor.dtype != first.dtype:
-            raise InputError(f"{op}: {first_name} is {first.dtype} but {name} {tensor.dtype}: convert one")
+            found = f"{first_name} {tuple(first.shape)} is {first.dtype} but {name} {tuple(tensor.shape)}"
+            raise InputError(f"{op}: {found} {tensor.dtype}: convert one")
 
 
 def check_index(op: str, index: Tensor, values: Tensor, dims: int | None = None) -> None:

@@ -9,7 +9,7 @@ from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
-from lib.ops.gather import flat_index
+from lib.ops.gather import flat_rows
 from lib.ops.product import pack, times
 from lib.ops.reference import NEGATIVE_SLOPE
 from lib.ops.threads import run_in_ranges
@@ -28,11 +28,12 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
     if query.dim() != 3 or support.dim() != 3 or weight.shape != (len(bias), query.shape[2]) or (
-        support.shape[2] != query.shape[2] or query.shape[:2] != index.shape[:2]
+        support.shape[2] != query.shape[2] or query.shape[:2] != index.shape[:2] or index.shape[2] == 0
     ):
         raise InputError(
             f"flow_embedding: query {tuple(query.shape)} must be (B, N, C), support {tuple(support.shape)} (B, M, C), "
-            f"index {tuple(index.shape)} (B, N, K), weight {tuple(weight.shape)} (D, C), bias {tuple(bias.shape)} (D)"
+            f"index {tuple(index.shape)} (B, N, K), weight {tuple(weight.shape)} (D, C), bias {tuple(bias.shape)} (D), "
+            "K > 0"
         )
     query, support = full_precision(query, support)
     check_index("flow_embedding", index, support, dims=3)
@@ -48,7 +49,7 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
 class _FlowEmbedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, support, index, weight, bias, differentiated):
-        rows = flat_index(index, support.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        rows = flat_rows("flow_embedding", index, support.shape[1])  # (B N, K) into (B M) rows
         queries = query.detach().reshape(-1, query.shape[2]).contiguous()  # (B N, C)
         table = support.detach().reshape(-1, query.shape[2]).contiguous()  # (B M, C)
         matrix = weight.detach().contiguous()

@@ -1,5 +1,6 @@
 """Gathering rows of a cloud."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,13 +8,14 @@ from torch import Tensor
 from lib.ops import cuda, reference
 from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.checks import check_index
+from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """Rows of each cloud: values (B, M, C), index (B, ...) int64 into M -> (B, ..., C).
 
-    Raises InputError for wrong shapes or dtypes, and IndexError (from torch) for an index outside M.
+    Raises InputError for wrong shapes or dtypes and, on a CPU, for an index outside M.
     """
     if values.dim() != 3:
         raise InputError(f"gather: values must be (B, M, C), got {tuple(values.shape)}")
@@ -23,10 +25,32 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     if not runs_compiled(values):
         return reference.gather(values, index)
     # An embedding look-up: the same rows, but its backward adds in a fixed order on a CPU.
-    return F.embedding(flat_index(index, values.shape[1]), values.reshape(-1, values.shape[2]))
+    rows = flat_rows("gather", index.flatten(1)[:, :, None], values.shape[1]).view(index.shape)
+    return F.embedding(rows, values.reshape(-1, values.shape[2]))
 
 
-def flat_index(index: Tensor, points: int) -> Tensor:
-    """index (B, ...) into each cloud's ``points`` rows -> (B, ...) into the rows of all clouds, one after the other."""
-    start = torch.arange(index.shape[0], device=index.device) * points
-    return index + start.view(-1, *[1] * (index.dim() - 1))
+@torch.compiler.disable  # it cannot look into compiled loops
+def flat_rows(op: str, index: Tensor, points: int) -> Tensor:
+    """index (B, N, K) into each cloud's ``points`` rows, in CPU memory -> (B N, K) into the rows of all clouds.
+
+    For the compiled loops, which look at no index again. Raises InputError for one outside of the cloud.
+    """
+    rows = torch.empty(index.shape, dtype=torch.int64)
+    if _flatten(index.contiguous().flatten(1).numpy(), points, rows.flatten(1).numpy()):
+        raise InputError(
+            f"{op}: index {tuple(index.shape)} holds {index.min().item()} to {index.max().item()}, and the points of a "
+            f"cloud are 0 to {points - 1}"
+        )
+    return rows.flatten(0, 1)
+
+
+@compiled()
+def _flatten(index: np.ndarray, points: int, rows: np.ndarray) -> int:
+    """rows = index + the cloud's first row; returns how many are outside of the cloud."""
+    wrong = 0
+    for b in range(len(index)):
+        for i in range(index.shape[1]):
+            j = index[b, i]
+            wrong += (j < 0) | (j >= points)
+            rows[b, i] = j + b * points
+    return wrong

@@ -14,8 +14,9 @@ T = TypeVar("T")
 
 
 def runs_inference(*tensors: Tensor) -> bool:
-    """True when the compiled CPU path is to take these tensors, outside of autograd and of autocast."""
-    return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and runs_compiled(*tensors)
+    """True when the compiled CPU path is to take these tensors, outside of autograd, autocast and torch.compile."""
+    special = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return not special and runs_compiled(*tensors)
 
 
 def side_by_side(tensor: Tensor, *tasks: Callable[[], T]) -> list[T]:

@@ -9,7 +9,8 @@ from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_clouds, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
-from lib.ops.gather import flat_index, gather
+from lib.ops.gather import flat_rows, gather
+from lib.ops.inference import runs_inference
 from lib.ops.threads import run_in_ranges
 
 WORTH_A_THREAD = 8192  # queries: about 0.15 ms
@@ -22,11 +23,15 @@ def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> T
     """
     check_clouds("inverse_distance_weights", query=query, support=support)
     check_index("inverse_distance_weights", index, support, dims=3)
+    if index.shape[:2] != query.shape[:2]:
+        raise InputError(
+            f"inverse_distance_weights: index {tuple(index.shape)} must be (B, N, K) for query {tuple(query.shape)}"
+        )
     if runs_kernels(query, support):
         return cuda.inverse_distance_weights(query, support, index)
     if not runs_compiled(query, support):
         return reference.inverse_distance_weights(query, support, index)
-    if not (torch.is_grad_enabled() and (query.requires_grad or support.requires_grad)):
+    if runs_inference(query, support):
         return _inverse_distance_weights(query, support, index)
     offset = gather(support, index) - query[:, :, None]  # (B, N, K, 3)
     inverse = offset.square().sum(-1).clamp_min(reference.MIN_DISTANCE**2).rsqrt()  # (B, N, K)
@@ -35,7 +40,7 @@ def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> T
 
 def _inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
     """The same without gradients, in one pass."""
-    rows = flat_index(index, support.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+    rows = flat_rows("inverse_distance_weights", index, support.shape[1])  # (B N, K) into (B M) rows
     weights = torch.empty(rows.shape, dtype=query.dtype)
     points, table = (cloud.detach().reshape(-1, 3).contiguous() for cloud in (query, support))
     args = [t.numpy() for t in (points, table, rows, weights)]
@@ -82,7 +87,7 @@ def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, index, weights):
-        rows = flat_index(index, values.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        rows = flat_rows("weighted_sum", index, values.shape[1])  # (B N, K) into (B M) rows
         table = values.detach().reshape(-1, values.shape[2])  # (B M, C)
         factors = weights.detach().reshape(rows.shape).contiguous()
         ctx.save_for_backward(table, rows, factors)

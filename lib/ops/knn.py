@@ -38,6 +38,7 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
         )
     check_finite("knn", "query", query)
     check_finite("knn", "support", support)
+    in_itself = query is support
     query, support = query.detach(), support.detach()
     if runs_kernels(query, support):
         return cuda.knn(query, support, k)
@@ -48,7 +49,7 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     if query.shape[1] == 0:
         return index
     size = max(MIN_BOX, -(-k // LANES) * LANES)  # whole vectors
-    buckets = bucket_clouds([*support.numpy(), *(() if query is support else query.numpy())], size)
+    buckets = bucket_clouds([*support.numpy(), *(() if in_itself else query.numpy())], size)
     supports, queries = buckets[: len(support)], buckets[-len(query) :]
 
     def search(b: int, start: int, stop: int) -> None:

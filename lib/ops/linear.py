@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops.compiled import compiled
+from lib.ops.errors import InputError
 from lib.ops.inference import runs_inference
 from lib.ops.product import has_onednn, pack, times
 from lib.ops.threads import run_in_ranges
@@ -16,7 +17,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
     """LeakyReLU(x weight^T + bias): x (..., C), weight (D, C), bias (D) -> (..., D); slope 1: no LeakyReLU.
 
     Outside of autograd, on a CPU, one product through oneDNN does it all. Differentiable in everything.
+
+    Raises InputError for shapes that do not go together.
     """
+    if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or bias.shape != weight.shape[:1]:
+        raise InputError(
+            f"linear: x {tuple(x.shape)} must be (..., C), weight {tuple(weight.shape)} (D, C), bias "
+            f"{tuple(bias.shape)} (D)"
+        )
     if not (runs_inference(x, weight) and x.dtype == weight.dtype and has_onednn(weight)):
         out = F.linear(x, weight, bias)
         return out if slope == 1 else F.leaky_relu(out, slope)
@@ -28,8 +36,16 @@ def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor) -> 
 
     Points and their product keep their full precision under autocast. Outside of autograd, on a CPU, one pass does it
     all. Differentiable in everything.
+
+    Raises InputError for shapes that do not go together.
     """
-    if not runs_inference(values, points) or values.dtype != points.dtype:
+    width = values.shape[-1]
+    if values.shape[:-1] != points.shape[:-1] or weight.shape != (width, 3) or bias.shape != (width,):
+        raise InputError(
+            f"add_linear: values {tuple(values.shape)} must be (B, N, C), points {tuple(points.shape)} (B, N, 3), "
+            f"weight {tuple(weight.shape)} (C, 3), bias {tuple(bias.shape)} (C)"
+        )
+    if not runs_inference(values, points, weight, bias) or not values.dtype == points.dtype == weight.dtype:
         with torch.autocast(points.device.type, enabled=False):
             return values + F.linear(points, weight, bias)
     out = torch.empty_like(values, memory_format=torch.contiguous_format)

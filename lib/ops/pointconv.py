@@ -9,7 +9,7 @@ from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
-from lib.ops.gather import flat_index
+from lib.ops.gather import flat_rows
 from lib.ops.threads import run_in_ranges
 
 WIDTH = 16  # weights a neighbour
@@ -46,7 +46,7 @@ def check_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights: Te
 class _PointConvAggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, offset, features, index, weights):
-        rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        rows = flat_rows("pointconv_aggregate", index, features.shape[1])  # (B N, K) into (B M) rows
         table = features.detach().reshape(-1, features.shape[2])  # (B M, C)
         offsets = offset.detach().reshape(*rows.shape, 3).contiguous()
         kernel = weights.detach().reshape(*rows.shape, WIDTH).contiguous()

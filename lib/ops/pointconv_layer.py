@@ -7,12 +7,13 @@ from torch import Tensor
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
-from lib.ops.gather import flat_index
+from lib.ops.gather import flat_rows
+from lib.ops.inference import runs_inference
 from lib.ops.pointconv import WIDTH, aggregate_forward
 from lib.ops.pointconv_linear import chunks
 from lib.ops.product import pack, times
 from lib.ops.threads import run_in_ranges
-from lib.ops.weight_net import weight_net_forward
+from lib.ops.weight_net import check_layers, weight_net_forward
 
 
 def pointconv_layer(
@@ -34,9 +35,16 @@ def pointconv_layer(
             f"(B, M, C), index {tuple(index.shape)} (B, N, K), matrix {tuple(matrix.shape)} (D, (3 + C) * {WIDTH}), "
             f"scale {tuple(scale.shape)} and shift {tuple(shift.shape)} (D)"
         )
+    check_layers("pointconv_layer", offset, layers)
+    if len(layers[-1]) != WIDTH or not runs_inference(features):
+        raise InputError(
+            f"pointconv_layer: for inference on a CPU with {WIDTH} weights a neighbour, got {len(layers[-1])} and "
+            f"features {features.dtype} on {features.device}"
+        )
     check_index("pointconv_layer", index, features, dims=3)
-    check_alike("pointconv_layer", features=features, offset=offset, matrix=matrix, scale=scale)
-    rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+    check_alike("pointconv_layer", features=features, offset=offset, layer=layers[0], matrix=matrix, scale=scale)
+    check_alike("pointconv_layer", scale=scale, shift=shift)
+    rows = flat_rows("pointconv_layer", index, features.shape[1])  # (B N, K) into (B M) rows
     table = features.reshape(-1, features.shape[2]).contiguous()  # (B M, C)
     offsets = offset.reshape(*rows.shape, 3).contiguous()
     out = torch.empty(len(rows), len(matrix), dtype=features.dtype)

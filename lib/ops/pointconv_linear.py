@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.errors import InputError
-from lib.ops.gather import flat_index
+from lib.ops.gather import flat_rows
 from lib.ops.pointconv import WIDTH, aggregate_backward, aggregate_forward, check_aggregate, pointconv_aggregate
 from lib.ops.product import pack, times
 from lib.ops.threads import run_in_ranges
@@ -43,7 +43,7 @@ def pointconv_linear(
 class _PointConvLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, offset, features, index, weights, matrix, bias):
-        rows = flat_index(index, features.shape[1]).flatten(0, 1)  # (B N, K) into (B M) rows
+        rows = flat_rows("pointconv_linear", index, features.shape[1])  # (B N, K) into (B M) rows
         table = features.detach().reshape(-1, features.shape[2]).contiguous()  # (B M, C)
         offsets = offset.detach().reshape(*rows.shape, 3).contiguous()
         kernel = weights.detach().reshape(*rows.shape, WIDTH).contiguous()

@@ -13,14 +13,17 @@ _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # matrix -> its (version, ad
 
 def has_onednn(matrix: Tensor) -> bool:
     """True when products with this matrix in CPU memory go through oneDNN: float32 only."""
-    return matrix.dtype == torch.float32 and torch.backends.mkldnn.is_available() and hasattr(torch.ops, "mkldnn")
+    if matrix.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return False
+    return all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
 
 
 def pack(matrix: Tensor) -> Tensor:
     """A layer's matrix (D, C) in CPU memory, for ``times`` on any thread; no gradients.
 
     That of a frozen network (a parameter that requires no gradient) is brought into oneDNN's order once, and again when
-    torch has changed it in place. Such a parameter must not be written to behind torch's back, through ``.data``.
+    torch has changed it in place. Such a parameter must not be written to behind torch's back, through ``.data`` or
+    ``.numpy()``.
     """
     keep = isinstance(matrix, nn.Parameter) and not matrix.requires_grad and has_onednn(matrix)
     keep = keep and not matrix.is_inference()  # inference tensors do not count their changes

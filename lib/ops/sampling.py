@@ -34,7 +34,7 @@ def furthest_point_sample(xyz: Tensor, count: int) -> Tensor:
         return reference.furthest_point_sample(xyz, count)
     clouds = bucket_clouds(list(xyz.numpy()), BOX)
     picks = run_side_by_side([lambda cloud=cloud: _sample(*cloud, count) for cloud in clouds])
-    return torch.from_numpy(np.stack(picks))
+    return torch.from_numpy(np.array(picks, np.int64).reshape(len(xyz), count))
 
 
 @compiled()

@@ -5,6 +5,7 @@ thread takes its part, which saves waking one more. Meanwhile torch's own operat
 two layers of threads would fight for the same cores.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,9 +20,13 @@ T = TypeVar("T")
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="point-ops")
+    return ThreadPoolExecutor(max(32, os.cpu_count() or 1), thread_name_prefix="point-ops")
 
 
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
+
+
+@torch.compiler.disable  # it cannot look into threads
 def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """Runs the tasks on as many threads as torch uses and returns their results in order; errors are raised here.
 
@@ -34,7 +39,7 @@ def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     share = max(1, workers // len(tasks))
 
     def work() -> None:
-        torch.set_num_threads(share)  # the count is kept per thread
+        torch.set_num_threads(share)  # of this thread, and until the caller's is set again of threads started meanwhile
         while waiting:
             try:
                 number, task = waiting.popleft()
@@ -46,6 +51,7 @@ def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     try:
         work()
     finally:
+        helpers = [helper for helper in helpers if not helper.cancel()]  # one that has not begun has nothing to do
         wait(helpers)  # also after an error: they write into tensors of the caller
         torch.set_num_threads(workers)
     for helper in helpers:

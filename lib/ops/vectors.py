@@ -1,4 +1,8 @@
-"""Vector instructions that LLVM does not find by itself in a compiled loop."""
+"""Vector instructions that LLVM does not find by itself in a compiled loop.
+
+They become part of the loops that call them, and numba keeps those by the date of their own file: when this file
+changes, touch ``knn.py`` as well.
+"""
 
 from typing import Any
 

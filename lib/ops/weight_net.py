@@ -1,5 +1,7 @@
 """The weights of a PointConv's neighbours: a small network on offsets."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,18 +25,23 @@ def weight_net(offset: Tensor, *layers: Tensor) -> Tensor:
 
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
-    inputs = offset.shape[-1]
-    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
-        if weight.shape != (len(bias), inputs) or len(layers) != 6:
-            raise InputError(
-                f"weight_net: offset {tuple(offset.shape)} needs three times weight (D, inputs) and bias (D), got "
-                f"{', '.join(str(tuple(layer.shape)) for layer in layers)}"
-            )
-        inputs = len(bias)
+    check_layers("weight_net", offset, layers)
     if not runs_compiled(offset, *layers) or torch.is_autocast_enabled("cpu"):
         return reference.weight_net(offset, *layers)
     check_alike("weight_net", offset=offset, weight=layers[0])
     return _WeightNet.apply(offset, *layers)
+
+
+def check_layers(op: str, offset: Tensor, layers: Sequence[Tensor]) -> None:
+    """Raises InputError unless the layers are those of ``weight_net`` for offsets (..., 3)."""
+    inputs = offset.shape[-1]
+    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+        if weight.shape != (len(bias), inputs) or len(layers) != 6:
+            raise InputError(
+                f"{op}: offset {tuple(offset.shape)} needs three times weight (D, inputs) and bias (D), got "
+                f"{', '.join(str(tuple(layer.shape)) for layer in layers)}"
+            )
+        inputs = len(bias)
 
 
 class _WeightNet(torch.autograd.Function):
