@@ -361,6 +361,16 @@ def test_rkd_neighbours_are_other_points_in_space():
         spatial_neighbours(xyz[:, :1], torch.tensor([[0]]))
 
 
+def test_rkd_an_anchor_is_not_its_own_neighbour_where_points_coincide():
+    """The search names coinciding points in the order of their indices: 2 before 7, whichever of them asks."""
+    xyz = normal(1, 9, 3)
+    xyz[0, 7] = xyz[0, 2]
+    first, second = spatial_neighbours(xyz, torch.tensor([[2, 7]]), 3)[0].tolist()
+    assert first[0] == 7 and second[0] == 2 and first[1:] == second[1:] and not {2, 7} & set(first[1:])
+    same = torch.ones(1, 5, 3)  # of anchors 3 and 4 the 3 candidates are 0, 1, 2
+    assert spatial_neighbours(same, torch.tensor([[0, 1, 3, 4]]), 2).tolist() == [[[1, 2], [0, 2], [1, 2], [1, 2]]]
+
+
 def test_rkd_adds_its_parts():
     losses = build("rkd")(context())
     total = losses["rkd_distance"] + 2 * losses["rkd_angle"] + losses["rkd_flow"]

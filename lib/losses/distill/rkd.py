@@ -84,7 +84,12 @@ def spatial_neighbours(xyz: Tensor, anchors: Tensor, count: int = NEIGHBOURS) ->
     """
     if xyz.shape[1] < 2:
         raise InputError("rkd compares points with their neighbours: every level needs at least 2 points")
-    return knn(gather(xyz, anchors), xyz, min(count + 1, xyz.shape[1]))[:, :, 1:]  # the nearest is the anchor itself
+    nearest = knn(gather(xyz, anchors), xyz, min(count + 1, xyz.shape[1]))  # (B, A, K + 1)
+    # Where the anchor itself stands: rarely not first, behind points that coincide with it. Where all candidates do and
+    # it is not among them, argmax of zeros is 0: the first goes, all are equally near.
+    own = (nearest == anchors.unsqueeze(2)).int().argmax(2, keepdim=True)  # (B, A, 1)
+    places = torch.arange(nearest.shape[2] - 1, device=xyz.device)
+    return nearest.gather(2, places + (places >= own))  # (B, A, K)
 
 
 class RelationalDistillation(DistillationMethod):
