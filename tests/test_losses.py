@@ -102,6 +102,15 @@ def test_no_gradient_reaches_the_teacher():
     assert all(flow.grad is not None for flow in student) and all(flow.grad is None for flow in teacher)
 
 
+@pytest.mark.parametrize("final_only", [False, True])
+def test_output_gradcheck(final_only):
+    """The student's flows move, the teacher's do not."""
+    student = [flow.requires_grad_() for flow in levels(dtype=torch.float64)]
+    teacher, targets = levels(seed=1, dtype=torch.float64), levels(seed=2, dtype=torch.float64)
+    method = OutputDistillation(0.3, final_only)
+    assert torch.autograd.gradcheck(lambda *flows: method(context(flows, teacher, targets))["loss"], student)
+
+
 @pytest.mark.parametrize("gamma", [1.5, -0.1, float("nan"), float("inf")])
 def test_gamma_outside_0_to_1_is_refused(gamma):
     with pytest.raises(InputError, match=r"gamma must be in \[0, 1\]"):
