@@ -1,4 +1,7 @@
-"""What experiments/terms_fall.sh wrote: on real frames the term of every method falls within 200 steps."""
+"""What experiments/terms_fall.sh wrote: on real frames the term of every method falls within 200 steps.
+
+Of ``self`` and ``online`` it is the whole loss: see OWN_TERM.
+"""
 
 import json
 from pathlib import Path
@@ -8,8 +11,11 @@ import pytest
 from lib.losses.distill import METHODS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results/terms"
-# Of the others: the method's name. The losses of self and online contain the ground truth's part: runs of gamma 0.
-OWN_TERM = {"output": "loss_kd", "self": "loss", "online": "loss"}
+# Of the others: the method's name. ``self`` and ``online`` compare flows of networks in training, at gamma 0. Untrained
+# flows are short, and so near to each other; as the ground truth lengthens them they part. ``self_flow`` and ``online``
+# rise in these logs for it, while the whole loss and ``self_feature`` fall. test_distill_training.py shows each falling
+# when it is all that is learned.
+OWN_TERM = {"output": ["loss_kd"], "self": ["loss", "self_feature"], "online": ["loss"]}
 
 
 def mean(lines: list[dict], term: str, after: int, until: int) -> float:
@@ -31,5 +37,5 @@ def test_the_term_falls(name):
     assert name in config["flags"]["distill"], "the file is that method's"
     lines = [json.loads(line) for line in (RESULTS / f"{name}.log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 200
-    term = OWN_TERM.get(name, name)
-    assert mean(lines, term, 133, 200) < 0.97 * mean(lines, term, 0, 67)
+    for term in OWN_TERM.get(name, [name]):
+        assert mean(lines, term, 133, 200) < 0.97 * mean(lines, term, 0, 67), term
