@@ -165,31 +165,36 @@ def neighbourhood(make) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def cases(make) -> dict:
     """op name -> (differentiable inputs, function of them)"""
-    query, support, index = neighbourhood(make)
+    return cases_of(*neighbourhood(make))
+
+
+def cases_of(query: torch.Tensor, support: torch.Tensor, index: torch.Tensor) -> dict:
+    """The same between any points: query (2, N, 3), support (2, M, 3), index (2, N, K) into M."""
+    (_, n, k), m = index.shape, support.shape[1]
     return {
-        "gather": ([normal(2, 11, 6)], lambda v, op: op.gather(v, index.to(v.device))),
+        "gather": ([normal(2, m, 6)], lambda v, op: op.gather(v, index.to(v.device))),
         "inverse_distance_weights": (
             [query, support],
             lambda q, s, op: op.inverse_distance_weights(q, s, index.to(q.device)),
         ),
         "weighted_sum": (
-            [normal(2, 11, 6), normal(2, 13, 4)],
+            [normal(2, m, 6), normal(2, n, k)],
             lambda v, w, op: op.weighted_sum(v, index.to(v.device), w),
         ),
         "pointconv_aggregate": (
-            [normal(2, 13, 4, 3), normal(2, 11, 6), normal(2, 13, 4, 16)],
+            [normal(2, n, k, 3), normal(2, m, 6), normal(2, n, k, 16)],
             lambda o, f, w, op: op.pointconv_aggregate(o, f, index.to(o.device), w),
         ),
         "pointconv_linear": (
-            [normal(2, 13, 4, 3), normal(2, 11, 6), normal(2, 13, 4, 16), normal(5, 9 * 16), normal(5)],
+            [normal(2, n, k, 3), normal(2, m, 6), normal(2, n, k, 16), normal(5, 9 * 16), normal(5)],
             lambda o, f, w, m, b, op: op.pointconv_linear(o, f, index.to(o.device), w, m, b),
         ),
         "weight_net": (
-            [normal(2, 13, 4, 3), normal(8, 3), normal(8), normal(6, 8), normal(6), normal(16, 6), normal(16)],
+            [normal(2, n, k, 3), normal(8, 3), normal(8), normal(6, 8), normal(6), normal(16, 6), normal(16)],
             lambda o, *layers: layers[-1].weight_net(o, *layers[:-1]),
         ),
         "flow_embedding": (
-            [normal(2, 13, 6), normal(2, 11, 6), normal(7, 6), normal(7)],
+            [normal(2, n, 6), normal(2, m, 6), normal(7, 6), normal(7)],
             lambda q, s, w, b, op: op.flow_embedding(q, s, index.to(q.device), w, b),
         ),
     }
