@@ -36,22 +36,23 @@ def plot_all(groups: Sequence[Group], reports: dict[str, Sequence[float]], folde
 def against_gamma(trained: Sequence[Group], groups: Sequence[Group], reports: dict) -> Figure | None:
     """Error of students that learn by output distillation alone, against gamma; None for fewer than three gammas.
 
-    The teacher and the baselines, scored on the same data, are horizontal lines; the reports' figures are dashed.
+    A line a kind of run. The teacher and the baselines, scored on the data of the first, are horizontal lines; the
+    reports' figures are dashed.
     """
     plain = [group for group in trained if _is_student(group) and not group.first["training"].get("distill")]
     series: dict[str, list[Group]] = {}
     for group in plain:
-        series.setdefault(group.first["network"], []).append(group)
-    series = {network: members for network, members in series.items() if len(members) > 2}
+        series.setdefault(group.name.rpartition("-")[0], []).append(group)  # student-half-output0.3: of student-half
+    series = {name: members for name, members in series.items() if len(members) > 2}
     if not series:
         return None
     figure, axes = _figure("gamma", ERROR)
-    for network, members in series.items():
+    for name, members in series.items():
         members = sorted(members, key=_gamma)
-        _with_errors(axes, [_gamma(g) for g in members], [g.metric("EPE3D") for g in members], network)
+        _with_errors(axes, [_gamma(g) for g in members], [g.metric("EPE3D") for g in members], name)
         known = [(_gamma(g), reports[g.name][0]) for g in members if g.name in reports]
         if known:
-            axes.plot(*zip(*known, strict=True), "--s", color="gray", label=f"{network}, reports")
+            axes.plot(*zip(*known, strict=True), "--s", color="gray", label=f"{name}, reports")
     protocol = plain[0].first["protocol"]
     for index, group in enumerate(groups):
         if group.runs and not _is_student(group) and group.first["protocol"] == protocol:

@@ -145,7 +145,12 @@ def test_what_the_plots_show(tmp_path):
     low, high = bars.lines[2][0].get_segments()[0][:, 1]
     assert (high - low) / 2 == pytest.approx(0.07**0.5)
     shown = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
-    assert shown["student, reports"] == [0.081] and shown["teacher"] == [0.25, 0.25]
+    assert shown["student-half, reports"] == [0.081] and shown["teacher"] == [0.25, 0.25]
+    for gamma in ("0", "0.3", "1"):
+        write(tmp_path, f"student-ft3d-half-output{gamma}-seed0", 0.7, float(gamma))
+    both = group_by_seed(sorted(tmp_path.glob("*.json")))
+    (axes,) = against_gamma(both, both, {}).axes
+    assert [len(bars.lines[0].get_xdata()) for bars in axes.containers] == [3, 5]  # each set of data has its own line
     assert against_cost(groups) is None  # one size of student
     (axes,) = training_curves([group for group in groups if group.name == "student-half-output0.5"]).axes
     assert list(axes.lines[0].get_xdata()) == [60, 120]
