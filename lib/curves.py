@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib.results import Group, Measured
+from lib.results import Group, Measured, scored_on
 
 ERROR = "EPE3D (m)"
 
@@ -53,9 +53,9 @@ def against_gamma(trained: Sequence[Group], groups: Sequence[Group], reports: di
         known = [(_gamma(g), reports[g.name][0]) for g in members if g.name in reports]
         if known:
             axes.plot(*zip(*known, strict=True), "--s", color="gray", label=f"{name}, reports")
-    protocol = plain[0].first["protocol"]
+    data = scored_on(plain[0].first)
     for index, group in enumerate(groups):
-        if group.runs and not _is_student(group) and group.first["protocol"] == protocol:
+        if group.runs and not _is_student(group) and scored_on(group.first) == data:
             axes.axhline(group.metric("EPE3D").mean, linestyle=":", color=f"C{index + 1}", label=group.name)
     axes.legend()
     return figure
@@ -64,7 +64,7 @@ def against_gamma(trained: Sequence[Group], groups: Sequence[Group], reports: di
 def against_cost(trained: Sequence[Group]) -> Figure | None:
     """Error against parameters and against inference time; None where all networks have one size."""
     first = next((group for group in trained if _is_student(group)), None)
-    members = [g for g in trained if g.first["protocol"] == first.first["protocol"]] if first else []
+    members = [g for g in trained if scored_on(g.first) == scored_on(first.first)] if first else []
     if len({group.first["parameters"] for group in members if _is_student(group)}) < 2:
         return None
     figure = Figure(figsize=(11, 4.5), layout="constrained")
