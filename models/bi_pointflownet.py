@@ -111,29 +111,36 @@ class BidirectionalFlowEmbedding(nn.Module):
         """
         middle = xyz1.detach().mean(1, keepdim=True)  # (B, 1, 3): only differences count, and small numbers round less
         place1, place2 = xyz1 - middle, xyz2 - middle
-        augmented1, augmented2 = ops.side_by_side(
-            xyz1,
-            lambda: self.update1(self._exchange(context1, context2, place1, place2, near12)),
-            lambda: self.update2(self._exchange(context2, context1, place2, place1, near21)),
-        )
-        embedding = _embed(augmented1, augmented2, place1, place2, near12, self.position2, self.mlp2)
+
+        def source() -> tuple[Tensor, Tensor]:
+            augmented = self.update1(self._exchange(context1, context2, place1, place2, near12))
+            return augmented, _query(augmented, place1, self.position2)
+
+        def target() -> tuple[Tensor, Tensor]:
+            augmented = self.update2(self._exchange(context2, context1, place2, place1, near21))
+            return augmented, _key(augmented, place2, self.position2)
+
+        (augmented1, query), (augmented2, key) = ops.side_by_side(xyz1, source, target)
+        embedding = ops.flow_embedding(query, key, near12, self.mlp2.weight, self.mlp2.bias)
         return augmented1, augmented2, embedding
 
     def _exchange(self, context: Tensor, other: Tensor, place: Tensor, other_place: Tensor, near: Tensor) -> Tensor:
         """What the points of one cloud gather from the other: (B, N, w)."""
-        return _embed(self.query(context), self.key(other), place, other_place, near, self.position1, self.mlp1)
+        query = _query(self.query(context), place, self.position1)
+        key = _key(self.key(other), other_place, self.position1)
+        return ops.flow_embedding(query, key, near, self.mlp1.weight, self.mlp1.bias)
 
 
-def _embed(
-    query: Tensor, key: Tensor, place_q: Tensor, place_k: Tensor, near: Tensor, position: nn.Linear, mlp: nn.Linear
-) -> Tensor:
-    """max over neighbours of mlp(LeakyReLU(key + query + position(x_k - x_q))): (B, N, w).
+# A flow embedding is max over neighbours of mlp(LeakyReLU(key + query + position(x_k - x_q))). The position's linear
+# map W (x_k - x_q) + bias is W x_k and -W x_q + bias: it is added per point instead of per pair.
 
-    The position's linear map W (x_k - x_q) + bias is W x_k and -W x_q + bias, per point instead of per pair.
-    """
-    query = ops.add_linear(query, place_q, -position.weight, position.bias)
-    key = ops.add_linear(key, place_k, position.weight, torch.zeros_like(position.bias))
-    return ops.flow_embedding(query, key, near, mlp.weight, mlp.bias)
+
+def _query(features: Tensor, place: Tensor, position: nn.Linear) -> Tensor:
+    return ops.add_linear(features, place, -position.weight, position.bias)
+
+
+def _key(features: Tensor, place: Tensor, position: nn.Linear) -> Tensor:
+    return ops.add_linear(features, place, position.weight, torch.zeros_like(position.bias))
 
 
 class FlowPredictor(nn.Module):

@@ -35,14 +35,15 @@ def level_sizes(points: int, sizes: tuple[int, ...] | None = None) -> tuple[int,
     return chosen
 
 
-def neighbours(query: Tensor, support: Tensor, k: int) -> Tensor:
-    """The ``k`` nearest, or all support points where there are fewer: (B, N, min(k, M)) int64."""
-    return ops.knn(query, support, min(k, support.shape[1]))
+def neighbours(*searches: tuple[Tensor, Tensor, int]) -> list[Tensor]:
+    """Of each (query, support, k) the k nearest, or all support points where there are fewer: (B, N, min(k, M))."""
+    return ops.knn_each(*((query, support, min(k, support.shape[1])) for query, support, k in searches))
 
 
 def cross_neighbours(xyz1: Tensor, xyz2: Tensor) -> tuple[Tensor, Tensor]:
     """Neighbours across a pair (B, N, 3), (B, M, 3): (B, N, 32) into the target, (B, M, 32) into the source."""
-    return neighbours(xyz1, xyz2, CROSS_NEIGHBOURS), neighbours(xyz2, xyz1, CROSS_NEIGHBOURS)
+    near12, near21 = neighbours((xyz1, xyz2, CROSS_NEIGHBOURS), (xyz2, xyz1, CROSS_NEIGHBOURS))
+    return near12, near21
 
 
 @dataclass
@@ -53,9 +54,8 @@ class Neighbourhood:
     offset: Tensor  # (B, N, K, 3) = neighbour - query, metres
 
     @classmethod
-    def search(cls, query: Tensor, support: Tensor, k: int) -> "Neighbourhood":
-        """The ``k`` nearest support points (B, M, 3) of each query (B, N, 3)."""
-        index = neighbours(query, support, k)
+    def of(cls, query: Tensor, support: Tensor, index: Tensor) -> "Neighbourhood":
+        """Where the neighbours index (B, N, K) of each query (B, N, 3) lie among the support points (B, M, 3)."""
         return cls(index, ops.gather(support, index) - query[:, :, None])
 
 
@@ -67,10 +67,14 @@ class Interpolation:
     weights: Tensor  # (B, N, 3), sum 1
 
     @classmethod
-    def search(cls, query: Tensor, support: Tensor) -> "Interpolation":
-        """query (B, N, 3), support (B, M, 3), metres. Gradients flow through the weights."""
-        index = neighbours(query, support, INTERPOLATION_NEIGHBOURS)
+    def of(cls, query: Tensor, support: Tensor, index: Tensor) -> "Interpolation":
+        """query (B, N, 3), support (B, M, 3), metres, index (B, N, 3). Gradients flow through the weights."""
         return cls(index, ops.inverse_distance_weights(query, support, index))
+
+    @classmethod
+    def search(cls, query: Tensor, support: Tensor) -> "Interpolation":
+        """The same with the nearest neighbours."""
+        return cls.of(query, support, *neighbours((query, support, INTERPOLATION_NEIGHBOURS)))
 
     def __call__(self, values: Tensor) -> Tensor:
         """Values at the support points (B, M, C) -> values at the queries (B, N, C)."""
@@ -94,9 +98,14 @@ class CloudGeometry:
             indices.append(index)
             clouds.append(ops.gather(clouds[-1], index))
         pairs = list(pairwise(clouds))  # (finer, coarser)
-        down = [None, *(Neighbourhood.search(coarse, fine, DOWN_NEIGHBOURS) for fine, coarse in pairs)]
-        up = [Interpolation.search(fine, coarse) for fine, coarse in pairs]
-        return cls(clouds, indices, down, up)
+        found = neighbours(
+            *((coarse, fine, DOWN_NEIGHBOURS) for fine, coarse in pairs),
+            *((fine, coarse, INTERPOLATION_NEIGHBOURS) for fine, coarse in pairs),
+        )
+        below, above = found[: len(pairs)], found[len(pairs) :]
+        down = [Neighbourhood.of(coarse, fine, near) for (fine, coarse), near in zip(pairs, below, strict=True)]
+        up = [Interpolation.of(fine, coarse, near) for (fine, coarse), near in zip(pairs, above, strict=True)]
+        return cls(clouds, indices, [None, *down], up)
 
 
 def _sample_levels(xyz: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
@@ -141,8 +150,14 @@ class PairGeometry:
             cloud1, cloud2 = ops.side_by_side(
                 xyz1, lambda: CloudGeometry.build(xyz1, sizes1), lambda: CloudGeometry.build(xyz2, sizes2)
             )
-        own = [Neighbourhood.search(xyz, xyz, SELF_NEIGHBOURS) for xyz in cloud1.xyz[:-1]]
-        return cls(cloud1, cloud2, both, own, cross_neighbours(cloud1.xyz[3], cloud2.xyz[3]))
+        finer, (last1, last2) = cloud1.xyz[:-1], (cloud1.xyz[3], cloud2.xyz[3])
+        *near, near12, near21 = neighbours(
+            *((xyz, xyz, SELF_NEIGHBOURS) for xyz in finer),
+            (last1, last2, CROSS_NEIGHBOURS),
+            (last2, last1, CROSS_NEIGHBOURS),
+        )
+        own = [Neighbourhood.of(xyz, xyz, index) for xyz, index in zip(finer, near, strict=True)]
+        return cls(cloud1, cloud2, both, own, (near12, near21))
 
 
 def _halves(both: CloudGeometry, batch: int) -> tuple[CloudGeometry, CloudGeometry]:

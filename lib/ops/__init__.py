@@ -11,7 +11,7 @@ from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather
 from lib.ops.inference import runs_inference, side_by_side
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
-from lib.ops.knn import knn
+from lib.ops.knn import knn, knn_each
 from lib.ops.linear import add_linear, linear
 from lib.ops.pointconv import pointconv_aggregate
 from lib.ops.pointconv_layer import pointconv_layer
@@ -32,6 +32,7 @@ __all__ = [
     "inverse_distance_weights",
     "is_recording",
     "knn",
+    "knn_each",
     "linear",
     "pointconv_aggregate",
     "pointconv_layer",

@@ -1,5 +1,8 @@
 """Exact k nearest neighbours."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ WIDER = 1.5  # times the same of the run before: where the points around the nex
 MANY = 256  # points that are ranked against each other; more are as good as equal, and are inserted one by one
 NOWHERE = 2**62  # a row behind all others
 
+
 def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
     """For each query point the ``k`` nearest support points, nearest first, by exact Euclidean distance.
 
@@ -30,35 +34,53 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
 
     Raises InputError for wrong shapes, ``k`` outside 1..M, mixed devices or dtypes, or coordinates that are not finite.
     """
+    return knn_each((query, support, k))[0]
+
+
+def knn_each(*searches: tuple[Tensor, Tensor, int]) -> list[Tensor]:
+    """``knn`` of each (query, support, k), all on one device. On a CPU the threads share the lot."""
+    looked_at: set[int] = set()
+    for search in searches:
+        _check(*search, looked_at)
+    kernels = [runs_kernels(query, support) for query, support, _ in searches]
+    if not any(kernels) and all(runs_compiled(query, support) for query, support, _ in searches):
+        return _compiled_knn(searches)
+    several = zip(searches, kernels, strict=True)
+    return [(cuda if kernel else reference).knn(q.detach(), s.detach(), k) for (q, s, k), kernel in several]
+
+
+def _check(query: Tensor, support: Tensor, k: int, looked_at: set[int]) -> None:
+    """Raises InputError as ``knn`` does; coordinates of the tensors in ``looked_at`` (their ids) are not read again."""
     check_clouds("knn", query=query, support=support)
     if not 1 <= k <= support.shape[1]:
         raise InputError(
             f"knn: {k} neighbours asked of {support.shape[1]} points: query {tuple(query.shape)}, "
             f"support {tuple(support.shape)}"
         )
-    check_finite("knn", "query", query)
-    check_finite("knn", "support", support)
-    in_itself = query is support
-    query, support = query.detach(), support.detach()
-    if runs_kernels(query, support):
-        return cuda.knn(query, support, k)
-    if not runs_compiled(query, support):
-        return reference.knn(query, support, k)
+    for name, cloud in (("query", query), ("support", support)):
+        if id(cloud) not in looked_at:
+            check_finite("knn", name, cloud)
+            looked_at.add(id(cloud))
 
-    index = torch.empty(*query.shape[:2], k, dtype=torch.int64)
-    if query.shape[1] == 0:
-        return index
-    size = max(MIN_BOX, -(-k // LANES) * LANES)  # whole vectors
-    buckets = bucket_clouds([*support.numpy(), *(() if in_itself else query.numpy())], size)
-    supports, queries = buckets[: len(support)], buckets[-len(query) :]
 
-    def search(b: int, start: int, stop: int) -> None:
-        _search(*queries[b][:2], *supports[b], support.shape[1] // size, index[b].numpy(), start, stop)
-
-    parts = split_range(query.shape[1]) if query.shape[1] > FEW else [(0, query.shape[1])]
-    pieces = [(b, *part) for b in range(len(supports)) for part in parts]
-    run_side_by_side([lambda piece=piece: search(*piece) for piece in pieces])
-    return index
+def _compiled_knn(searches: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
+    """All boxes first, then all searches, in pieces that the threads take in turn."""
+    size = max(MIN_BOX, *(-(-k // LANES) * LANES for *_, k in searches))  # whole vectors
+    clouds = {id(cloud): cloud for *pair, _ in searches for cloud in pair if cloud.shape[1] > 0}
+    buckets = iter(bucket_clouds([one for cloud in clouds.values() for one in cloud.detach().numpy()], size))
+    known = {key: [next(buckets) for _ in cloud] for key, cloud in clouds.items()}  # a list of clouds a batch
+    found, pieces = [], []
+    for query, support, k in searches:
+        count, full = query.shape[1], support.shape[1] // size
+        index = torch.empty(*query.shape[:2], k, dtype=torch.int64)
+        parts = split_range(count) if count > FEW else [(0, count)] if count else []
+        for b, rows in enumerate(index.numpy()):
+            for start, stop in parts:
+                args = (*known[id(query)][b][:2], *known[id(support)][b], full, rows, start, stop)
+                pieces.append(partial(_search, *args))
+        found.append(index)
+    run_side_by_side(pieces)
+    return found
 
 
 @compiled()
