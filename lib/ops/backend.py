@@ -3,7 +3,7 @@
 ``reference``
     The readable twins of ``reference.py``: plain torch, any device, slow. The oracle of every test.
 ``fast``
-    On a CPU: compiled loops (numba) and products through oneDNN. CUDA tensors take the torch twins.
+    On a CPU: compiled loops (numba), matrix products among them. CUDA tensors take the torch twins.
 ``cuda``
     The kernels of ``csrc/``. Tensors that are not on a GPU are refused.
 ``auto``

@@ -10,11 +10,11 @@ from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
-from lib.ops.product import pack, times
+from lib.ops.product import multiply, pack
 from lib.ops.reference import NEGATIVE_SLOPE
 from lib.ops.threads import run_in_ranges
 
-CHUNK_BYTES = 1 << 21  # hidden values held at once a thread: few enough for the cache, many enough for few calls
+CHUNK_BYTES = 1 << 18  # hidden values held at once a thread: few enough for a core's cache
 
 
 def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -58,24 +58,8 @@ class _FlowEmbedding(torch.autograd.Function):
         neighbours = rows.shape[1]
         step = max(1, CHUNK_BYTES // (neighbours * (matrix.shape[0] + matrix.shape[1]) * query.element_size()))
         args = [t.numpy() for t in (queries, table, rows)]
-        packed, shift = pack(weight), bias.detach().numpy()
-        values, first = out.numpy(), winner.numpy()
-
-        def run(start, stop):
-            # Made here: the caller's tensors may be inference tensors, which other threads must not touch.
-            hidden = torch.empty(step * neighbours, matrix.shape[1], dtype=query.dtype)
-            for a in range(start, stop, step):
-                count = min(step, stop - a)
-                part = hidden[: count * neighbours]
-                _hidden(*args, part.numpy(), a, count)
-                mixed = times(part, packed).numpy()
-                if differentiated:
-                    _first_maximum(mixed, values, first, a, count, neighbours)
-                else:
-                    _maximum(mixed, values, a, count, neighbours)
-                _shift_and_bend(shift, values, a, a + count)
-
-        run_in_ranges(run, len(rows))
+        args += pack(weight), bias.detach().contiguous().numpy(), out.numpy(), winner.numpy(), differentiated, step
+        run_in_ranges(lambda start, stop: _forward(*args, start, stop), len(rows))
         ctx.save_for_backward(queries, table, rows, matrix, out, winner)
         ctx.shapes = query.shape, support.shape
         return out.view(*index.shape[:2], -1)
@@ -99,6 +83,22 @@ class _FlowEmbedding(torch.autograd.Function):
         grad_table = torch.from_numpy(sum((part[0] for part in parts), zero)).view(ctx.shapes[1])
         grad_matrix = torch.from_numpy(sum((part[1] for part in parts), zero))
         return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0), None
+
+
+@compiled()
+def _forward(queries, table, rows, packed, bias, out, winner, differentiated, step, start, stop):
+    neighbours = rows.shape[1]
+    hidden = np.empty((step * neighbours, queries.shape[1]), queries.dtype)
+    mixed = np.empty((step * neighbours, out.shape[1]), queries.dtype)
+    for a in range(start, stop, step):
+        count = min(step, stop - a)
+        _hidden(queries, table, rows, hidden, a, count)
+        multiply(hidden, 0, packed, mixed, 0, count * neighbours)
+        if differentiated:
+            _first_maximum(mixed, out, winner, a, count, neighbours)
+        else:
+            _maximum(mixed, out, a, count, neighbours)
+        _shift_and_bend(bias, out, a, a + count)
 
 
 @compiled()

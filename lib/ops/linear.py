@@ -7,16 +7,17 @@ from torch import Tensor
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.inference import runs_inference
-from lib.ops.product import has_onednn, pack, times
+from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
 
 WORTH_A_THREAD = 8192  # points: about 0.1 ms
+WORTH_A_PRODUCT = 10_000_000  # multiply-adds: about 0.2 ms
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tensor:
     """LeakyReLU(x weight^T + bias): x (..., C), weight (D, C), bias (D) -> (..., D); slope 1: no LeakyReLU.
 
-    Outside of autograd, on a CPU, one product through oneDNN does it all. Differentiable in everything.
+    Outside of autograd, on a CPU, one pass does it all. Differentiable in everything.
 
     Raises InputError for shapes that do not go together.
     """
@@ -25,10 +26,28 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
             f"linear: x {tuple(x.shape)} must be (..., C), weight {tuple(weight.shape)} (D, C), bias "
             f"{tuple(bias.shape)} (D)"
         )
-    if not (runs_inference(x, weight) and x.dtype == weight.dtype and has_onednn(weight)):
+    if not (runs_inference(x, weight, bias) and x.dtype == weight.dtype == bias.dtype):
         out = F.linear(x, weight, bias)
         return out if slope == 1 else F.leaky_relu(out, slope)
-    return times(x, pack(weight), bias, slope)
+    out = torch.empty(*x.shape[:-1], len(weight), dtype=x.dtype)
+    rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
+    shift, bend = bias.detach().contiguous().numpy(), rows.numpy().dtype.type(slope)
+    args = rows.numpy(), pack(weight), shift, bend, out.view(-1, len(weight)).numpy()
+    run_in_ranges(lambda start, stop: _linear(*args, start, stop), len(rows), WORTH_A_PRODUCT // max(1, weight.numel()))
+    return out
+
+
+@compiled(fastmath={"contract"})
+def _linear(values, packed, bias, slope, out, start, stop):
+    step = max(8, (1 << 16) // out.shape[1] // 8 * 8)  # rows that are still in a core's cache when they are bent
+    for a in range(start, stop, step):
+        b = min(a + step, stop)
+        multiply(values, a, packed, out, a, b - a)
+        for r in range(a, b):
+            row = out[r]
+            for c in range(len(row)):
+                value = row[c] + bias[c]
+                row[c] = max(value, slope * value)  # LeakyReLU, as the slope is at most 1
 
 
 def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.inference import runs_inference
 from lib.ops.pointconv import WIDTH, aggregate_forward
-from lib.ops.pointconv_linear import chunks
-from lib.ops.product import pack, times
+from lib.ops.pointconv_linear import rows_at_once
+from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
 from lib.ops.weight_net import check_layers, weight_net_forward
 
@@ -48,28 +48,31 @@ def pointconv_layer(
     table = features.reshape(-1, features.shape[2]).contiguous()  # (B M, C)
     offsets = offset.reshape(*rows.shape, 3).contiguous()
     out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
-    args = [t.numpy() for t in (offsets, table, rows)]
     net = [t.detach().contiguous().numpy() for t in layers]
-    points, neighbours = args[0].reshape(-1, 3), rows.shape[1]
-    ends = scale.numpy(), shift.numpy(), args[0].dtype.type(slope), out.numpy()
-    packed = pack(matrix)
-
-    def run(start: int, stop: int) -> None:
-        for a, b, chunk in chunks(start, stop, table):
-            weights = np.empty((b - a, neighbours, WIDTH), points.dtype)
-            weight_net_forward(points, *net, weights.reshape(-1, WIDTH), a * neighbours, b * neighbours)
-            aggregate_forward(*args, weights, chunk.numpy(), a, b)
-            _finish(times(chunk.flatten(1), packed).numpy(), *ends, a)
-
-    run_in_ranges(run, len(rows))
+    ends = scale.numpy(), shift.numpy(), out.numpy().dtype.type(slope)
+    args = offsets.numpy(), table.numpy(), rows.numpy(), *net, pack(matrix), *ends, out.numpy()
+    run_in_ranges(lambda start, stop: _layer(*args, rows_at_once(table), start, stop), len(rows))
     return out.view(*index.shape[:2], len(matrix))
 
 
 @compiled(fastmath={"contract"})
-def _finish(product, scale, shift, slope, out, start):
-    """out[start:] = LeakyReLU(scale * product + shift)."""
-    for r in range(len(product)):
-        row, values = out[start + r], product[r]
-        for c in range(len(row)):
-            value = scale[c] * values[c] + shift[c]
-            row[c] = max(value, slope * value)  # LeakyReLU, as the slope is below 1
+def _layer(
+    offsets, table, rows, weight1, bias1, weight2, bias2, weight3, bias3, packed, scale, shift, slope, out,
+    step, start, stop,
+):  # fmt: skip
+    neighbours = rows.shape[1]
+    points = offsets.reshape(-1, 3)
+    weights = np.empty((step * neighbours, WIDTH), table.dtype)
+    sums = np.empty((step, 3 + table.shape[1], WIDTH), table.dtype)
+    for a in range(start, stop, step):
+        b = min(a + step, stop)
+        weight_net_forward(
+            points, weight1, bias1, weight2, bias2, weight3, bias3, weights, a * neighbours, b * neighbours
+        )
+        aggregate_forward(offsets, table, rows, weights.reshape(step, neighbours, WIDTH), sums, a, b)
+        multiply(sums.reshape(step, -1), 0, packed, out, a, b - a)
+        for r in range(a, b):
+            row = out[r]
+            for c in range(len(row)):
+                value = scale[c] * row[c] + shift[c]
+                row[c] = max(value, slope * value)  # LeakyReLU, as the slope is below 1

@@ -1,20 +1,20 @@
 """A PointConv's aggregation and the linear layer behind it in one go."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops.backend import full_precision, runs_compiled
+from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.pointconv import WIDTH, aggregate_backward, aggregate_forward, check_aggregate, pointconv_aggregate
-from lib.ops.product import pack, times
+from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
+from lib.ops.tile import ROWS
 
-CHUNK_BYTES = 3 << 19  # aggregated values held at once a thread: about what a core keeps near, in few pieces
+CHUNK_BYTES = 1 << 19  # aggregated values held at once a thread: with a panel of the matrix, what a core keeps near
 
 
 def pointconv_linear(
@@ -50,15 +50,9 @@ class _PointConvLinear(torch.autograd.Function):
         ctx.save_for_backward(offsets, table, rows, kernel, matrix)
         ctx.shapes = offset.shape, features.shape, weights.shape
         out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
-        *args, factors = (t.numpy() for t in (offsets, table, rows, kernel))
-        packed, values, shift = pack(matrix), out.numpy(), bias.detach().numpy()
-
-        def run(start: int, stop: int) -> None:
-            for a, b, chunk in chunks(start, stop, table):
-                aggregate_forward(*args, factors[a:b], chunk.numpy(), a, b)
-                np.add(times(chunk.flatten(1), packed).numpy(), shift, out=values[a:b])
-
-        run_in_ranges(run, len(rows))
+        args = [t.numpy() for t in (offsets, table, rows, kernel)]
+        args += pack(matrix), bias.detach().contiguous().numpy(), out.numpy(), rows_at_once(table)
+        run_in_ranges(lambda start, stop: _forward(*args, start, stop), len(rows))
         return out.view(*index.shape[:2], -1)
 
     @staticmethod
@@ -75,11 +69,13 @@ class _PointConvLinear(torch.autograd.Function):
             grad_table = np.zeros(table.shape, args[1].dtype)
             with torch.no_grad():
                 grad_matrix = torch.zeros_like(matrix)
-                grad_chunks = torch.empty(_rows_at_once(table), 3 + table.shape[1], WIDTH, dtype=table.dtype)
-                for a, b, chunk in chunks(start, stop, table):
+                step = rows_at_once(table)
+                sums, grad_sums = torch.empty(2, step, 3 + table.shape[1], WIDTH, dtype=table.dtype)
+                for a in range(start, stop, step):
+                    b = min(a + step, stop)
+                    chunk, grad_chunk = sums[: b - a], grad_sums[: b - a]
                     aggregate_forward(*args[:3], args[3][a:b], chunk.numpy(), a, b)
                     grad_matrix.addmm_(grad_out[a:b].T, chunk.flatten(1))
-                    grad_chunk = grad_chunks[: b - a]
                     torch.mm(grad_out[a:b], matrix, out=grad_chunk.flatten(1))
                     aggregate_backward(*args, grad_chunk.numpy(), *grads, grad_table, a, b)
             return grad_table, grad_matrix
@@ -92,14 +88,19 @@ class _PointConvLinear(torch.autograd.Function):
         return grad_offset, grad_features, None, grad_weights, grad_matrix, grad_out.sum(0)
 
 
-def _rows_at_once(table: Tensor) -> int:
-    return max(1, CHUNK_BYTES // ((3 + table.shape[1]) * WIDTH * table.element_size()))
+def rows_at_once(table: Tensor) -> int:
+    """How many queries' aggregation a thread holds at once, with features (M, C)."""
+    return max(1, CHUNK_BYTES // ((3 + table.shape[1]) * WIDTH * table.element_size()) // ROWS) * ROWS
 
 
-def chunks(start: int, stop: int, table: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """(first row, last row, room (rows, 3 + C, 16) for their aggregation) in turn; the room is used again."""
-    step = _rows_at_once(table)
-    room = torch.empty(step, 3 + table.shape[1], WIDTH, dtype=table.dtype)
+@compiled()
+def _forward(offsets, table, rows, kernel, packed, bias, out, step, start, stop):
+    sums = np.empty((step, 3 + table.shape[1], WIDTH), table.dtype)
     for a in range(start, stop, step):
         b = min(a + step, stop)
-        yield a, b, room[: b - a]
+        aggregate_forward(offsets, table, rows, kernel[a:b], sums, a, b)
+        multiply(sums.reshape(step, -1), 0, packed, out, a, b - a)
+        for r in range(a, b):
+            row = out[r]
+            for c in range(len(row)):
+                row[c] += bias[c]

@@ -1,50 +1,94 @@
-"""Matrix products of the compiled CPU path: through oneDNN where this build of torch has it.
+"""Matrix products of the compiled CPU path, for other compiled loops to call.
 
-On AMD processors it is quicker than the BLAS that torch comes with, most of all from several threads with a product
-each. It wants the matrix in an order of its own, which takes about as long as a product with a few hundred rows.
+A library's product would be called from Python, which takes Python's lock between the pieces that fit a core's cache;
+it leaves such pieces for every other thread to wait for, and the narrow matrices of these networks far from the
+processor's limit.
 """
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # matrix -> its (version, address) and itself in oneDNN's order
+from lib.ops.compiled import compiled
+from lib.ops.tile import ROWS, VECTOR, product_tile
+
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # matrix -> its (version, address) and itself in panels
+_tile, _narrow_tile = product_tile(ROWS, 2), product_tile(ROWS, 1)
+_row, _narrow_row = product_tile(1, 2), product_tile(1, 1)
 
 
-def has_onednn(matrix: Tensor) -> bool:
-    """True when products with this matrix in CPU memory go through oneDNN: float32 only."""
-    if matrix.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return False
-    return all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
+def pack(matrix: Tensor) -> np.ndarray:
+    """A layer's matrix (D, C) in CPU memory, float32 or float64, in the order in which ``multiply`` reads it.
 
-
-def pack(matrix: Tensor) -> Tensor:
-    """A layer's matrix (D, C) in CPU memory, for ``times`` on any thread; no gradients.
-
-    That of a frozen network (a parameter that requires no gradient) is brought into oneDNN's order once, and again when
+    That of a frozen network (a parameter that requires no gradient) is brought into this order once, and again when
     torch has changed it in place. Such a parameter must not be written to behind torch's back, through ``.data`` or
     ``.numpy()``.
     """
-    keep = isinstance(matrix, nn.Parameter) and not matrix.requires_grad and has_onednn(matrix)
+    keep = isinstance(matrix, nn.Parameter) and not matrix.requires_grad
     keep = keep and not matrix.is_inference()  # inference tensors do not count their changes
     state = (matrix._version, matrix.data_ptr()) if keep else None
     known = _kept.get(matrix) if keep else None
     if known is not None and known[0] == state:
         return known[1]
-    plain = matrix.detach().contiguous().numpy()
-    with torch.inference_mode(False), torch.no_grad():  # other threads must not touch inference tensors
-        packed = torch.from_numpy(plain)
-        if has_onednn(matrix):
-            packed = torch.ops.mkldnn._reorder_linear_weight(packed)
+    packed = _panels(matrix.detach().contiguous().numpy())
     if keep:
         _kept[matrix] = state, packed
     return packed
 
 
-def times(x: Tensor, packed: Tensor, bias: Tensor | None = None, slope: float = 1.0) -> Tensor:
-    """x (..., C) -> LeakyReLU(x matrix^T + bias) (..., D) with a matrix from ``pack``; slope 1: no LeakyReLU."""
-    if not packed.is_mkldnn:
-        out = torch.nn.functional.linear(x, packed, bias)
-        return out if slope == 1 else torch.nn.functional.leaky_relu_(out, slope)
-    name, scalars = ("none", []) if slope == 1 else ("leaky_relu", [slope])
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, scalars, "")
+@compiled()
+def _width(left, lanes):
+    """Columns of the next panel where so many are left: two vectors, or one where that will do."""
+    return lanes if left <= lanes else 2 * lanes
+
+
+@compiled()
+def _panels(matrix):
+    """Panels of columns, one after the other: (C, width) each, zero behind the last column."""
+    columns, inner = matrix.shape
+    lanes = VECTOR // matrix.itemsize
+    packed = np.zeros((columns + lanes - 1) // lanes * lanes * inner, matrix.dtype)
+    start = 0
+    for first in range(0, columns, 2 * lanes):
+        width = _width(columns - first, lanes)
+        for c in range(first, min(first + width, columns)):
+            for i in range(inner):
+                packed[start + i * width + c - first] = matrix[c, i]
+        start += inner * width
+    return packed
+
+
+@compiled()
+def multiply(values: np.ndarray, first: int, packed: np.ndarray, out: np.ndarray, start: int, count: int) -> None:
+    """out[start : start + count] = values[first : first + count] matrix^T, with the matrix (D, C) from ``pack``.
+
+    values (R, C) and out (N, D), both contiguous.
+    """
+    inner, columns = values.shape[1], out.shape[1]
+    lanes = VECTOR // values.itemsize
+    left, flat = values.reshape(-1), out.reshape(-1)
+    corner = np.empty(ROWS * 2 * lanes, values.dtype)
+    panel = 0
+    for column in range(0, columns, 2 * lanes):
+        width = _width(columns - column, lanes)
+        fits = column + width <= columns
+        r = 0
+        while r < count:
+            rows = ROWS if r + ROWS <= count else 1
+            source, target, place, pitch = (first + r) * inner, flat, (start + r) * columns + column, columns
+            if not fits:
+                target, place, pitch = corner, 0, width
+            if rows == ROWS and width > lanes:
+                _tile(left, source, inner, packed, panel, inner, target, place, pitch)
+            elif rows == ROWS:
+                _narrow_tile(left, source, inner, packed, panel, inner, target, place, pitch)
+            elif width > lanes:
+                _row(left, source, inner, packed, panel, inner, target, place, pitch)
+            else:
+                _narrow_row(left, source, inner, packed, panel, inner, target, place, pitch)
+            if not fits:
+                for j in range(rows):
+                    for c in range(column, columns):
+                        out[start + r + j, c] = corner[j * width + c - column]
+            r += rows
+        panel += inner * width

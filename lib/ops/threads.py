@@ -1,8 +1,8 @@
 """Threads for the compiled CPU path.
 
-Compiled loops and oneDNN's products release Python's lock, so plain Python threads run them side by side; the calling
-thread takes its part, which saves waking one more. Meanwhile torch's own operators are single-threaded in all of them:
-two layers of threads would fight for the same cores.
+Compiled loops release Python's lock, so plain Python threads run them side by side; the calling thread takes its part,
+which saves waking one more. Meanwhile torch's own operators are single-threaded in all of them: two layers of threads
+would fight for the same cores.
 """
 
 import os
