@@ -4,11 +4,13 @@ import io
 import re
 import sys
 import types
+from contextlib import nullcontext
 
 import pytest
+import torch
 
 from lib.ops import InputError
-from lib.ops.cuda import program
+from lib.ops.cuda import launch, program
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
@@ -153,6 +155,7 @@ class Recorder(types.SimpleNamespace):
             Stream=types.SimpleNamespace(from_handle=lambda handle: ("stream", handle)),
             ObjectCode=types.SimpleNamespace(from_cubin=self.from_cubin),
             launch=lambda *call: self.calls.append(call),
+            Device=lambda gpu: types.SimpleNamespace(set_current=lambda: self.calls.append(f"thread to GPU {gpu}")),
         )
 
     def from_cubin(self, code):
@@ -168,6 +171,19 @@ def test_a_launch_reaches_the_driver(monkeypatch):
         (("stream", 7), {"grid": (16, 3), "block": 256}, "kernel", 1, 2),
         (("stream", 7), {"grid": (2, 3), "block": 256, "cluster": 8}, "kernel", 1, 2),  # the grid counts clusters
     ]
+
+
+def test_a_thread_has_a_context_before_it_launches(monkeypatch):
+    """One that has not called CUDA before, as autograd's, has none: torch gives it none for GPU 0."""
+    driver, gpu = Recorder(), torch.device("cuda:1")
+    monkeypatch.setattr(program, "core", lambda: driver)
+    monkeypatch.setattr(program, "load", lambda *kernel: driver.calls.append("load") or kernel)
+    monkeypatch.setattr(launch, "hardware", lambda device: launch.Hardware(90, 132))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=7))
+    launch.execute(launch.Launch("gather", "gather<float>", (1, 1), 32, (3, None)), gpu)
+    assert driver.calls[:2] == ["thread to GPU 1", "load"]
+    assert driver.calls[2] == (("stream", 7), {"grid": (1, 1), "block": 32}, ("gather", "gather<float>", 90), 3, 0)
 
 
 def test_a_kernel_is_loaded_by_its_symbol(monkeypatch):

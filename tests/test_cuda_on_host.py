@@ -260,13 +260,24 @@ def test_no_points_are_no_launch(emulator):
 
 
 def test_without_a_gpu_the_kernels_say_so():
-    with pytest.raises(InputError, match="knn: CUDA kernels need tensors on a GPU, got cpu"):
-        launch.execute(launch.Launch("knn", "", (1, 1), 32, ()), torch.device("cpu"))
-    tensor = torch.zeros(4, 4)
-    with pytest.raises(InputError, match="gather: too large for one launch: .2147483648, 1. blocks"):
-        launch.run(launch.Launch("gather", "", (2**31, 1), 32, (tensor,)))
-    with pytest.raises(InputError, match="gather: tensors must be contiguous and on one device"):
-        launch.run(launch.Launch("gather", "", (1, 1), 32, (tensor.T,)))
+    wide, flat = torch.zeros(4, 4), torch.zeros(3)
+    for grid, tensors, message in (
+        ((1, 1), (wide, flat), "CUDA kernels need tensors on a GPU, got cpu; tensors of shapes (4, 4), (3,)"),
+        ((2**31, 1), (wide,), "too large for one launch: (2147483648, 1) blocks; tensors of shapes (4, 4)"),
+        ((1, 2**16), (wide,), "too large for one launch: (1, 65536) blocks; tensors of shapes (4, 4)"),
+        ((1, 1), (wide.T,), "tensors must be contiguous and on one device; tensors of shapes (4, 4)"),
+    ):
+        with pytest.raises(InputError) as error:
+            launch.run(launch.Launch("gather", "sum_edges<float>", grid, 32, tensors))
+        assert str(error.value) == "sum_edges: " + message
+
+
+def test_clouds_of_2_to_the_31_points_are_refused():
+    cloud = torch.zeros(1, 1, 3).expand(1, 2**31, 3)
+    with pytest.raises(InputError, match=r"furthest_point_sample: clouds of shape \(1, 2147483648, 3\) hold 2\^31"):
+        cuda.furthest_point_sample(cloud, 2)
+    with pytest.raises(InputError, match=r"knn: support \(1, 2147483648, 3\) holds 2\^31 points or more"):
+        cuda.knn(cloud[:, :5], cloud, 2)
 
 
 def test_shapes_of_sampling_launches():

@@ -25,6 +25,11 @@ class Launch:
     args: tuple[Tensor | int | None, ...]
     cluster: int = 1  # neighbouring blocks that share their memory; above 1 from compute capability 9.0 on
 
+    def error(self, what: str) -> InputError:
+        """What stops this launch, under the kernel's name and with the shapes of its tensors."""
+        shapes = ", ".join(str(tuple(a.shape)) for a in self.args if isinstance(a, Tensor))
+        return InputError(f"{self.kernel.partition('<')[0]}: {what}; tensors of shapes {shapes}")
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -49,20 +54,21 @@ def run(launch: Launch) -> None:
     if 0 in launch.grid:
         return
     if any(size > limit for size, limit in zip(launch.grid, MAX_GRID, strict=True)):
-        raise InputError(f"{launch.source}: too large for one launch: {launch.grid} blocks")
+        raise launch.error(f"too large for one launch: {launch.grid} blocks")
     tensors = [a for a in launch.args if isinstance(a, Tensor)]
     device = tensors[0].device
     if any(t.device != device or not t.is_contiguous() for t in tensors):
-        raise InputError(f"{launch.source}: tensors must be contiguous and on one device")
+        raise launch.error("tensors must be contiguous and on one device")
     execute(launch, device)
 
 
 def execute(launch: Launch, device: torch.device) -> None:
     """Compiles the kernel where needed and launches it."""
     if device.type != "cuda":
-        raise InputError(f"{launch.source}: CUDA kernels need tensors on a GPU, got {device}")
+        raise launch.error(f"CUDA kernels need tensors on a GPU, got {device}")
     arguments = [a.data_ptr() if isinstance(a, Tensor) else a or 0 for a in launch.args]
     with torch.cuda.device(device):
+        program.bind(device.index)
         kernel = program.load(launch.source, launch.kernel, hardware(device).capability)
         stream = torch.cuda.current_stream(device).cuda_stream
         program.start(kernel, stream, launch.grid, launch.block, launch.cluster, arguments)

@@ -161,6 +161,15 @@ def load(source: str, kernel: str, capability: int) -> Any:
     return core().ObjectCode.from_cubin(binary.code).get_kernel(binary.symbol)
 
 
+def bind(gpu: int) -> None:
+    """Makes the primary context of a GPU, torch's own, the current one of the calling thread.
+
+    A thread that has not yet called CUDA, as autograd's at the first backward, has none, and the driver then launches
+    nothing; ``torch.cuda.device`` gives it none where the GPU is number 0.
+    """
+    core().Device(gpu).set_current()
+
+
 def start(
     kernel: Any, stream: int, grid: tuple[int, int], block: int, cluster: int, arguments: list[int]
 ) -> None:
