@@ -5,6 +5,7 @@ test_ops.py, test_golden.py and test_cuda_on_host.py hold the rest: small cases,
 
 import subprocess
 import sys
+import threading
 from itertools import product
 
 import pytest
@@ -33,9 +34,10 @@ def test_sampling(make, points, dtype):
 
 @pytest.mark.parametrize("clouds", [1, 16, 40])
 @pytest.mark.parametrize("max_threads", [512, 32], ids=["registers", "memory"])
-def test_sampling_in_clusters_and_from_memory(monkeypatch, clouds, max_threads):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sampling_in_clusters_and_from_memory(monkeypatch, clouds, max_threads, dtype):
     monkeypatch.setattr(sampling, "MAX_THREADS", max_threads)
-    xyz = grid_cloud(clouds, 8192).cuda().float()
+    xyz = grid_cloud(clouds, 8192).to("cuda", dtype)
     assert torch.equal(ops.furthest_point_sample(xyz, 150), reference.furthest_point_sample(xyz, 150))
 
 
@@ -107,14 +109,52 @@ def test_odd_sizes(name, points):
     assert (single.cpu().double() - twin[0]).norm() <= 3e-5 * twin[0].norm()
 
 
-def test_more_than_2_to_the_31_values():
+def test_more_than_2_to_the_31_gathered_values():
     values = torch.arange(4, device="cuda", dtype=torch.bfloat16).view(1, 4, 1).expand(1, 4, 1 << 10).contiguous()
     index = torch.arange(1 << 22, device="cuda").view(1, -1) % 4
     out = ops.gather(values, index)  # 2^32 values, 8 GB
     assert out.numel() == 2**32 and torch.equal(out[0, -5:, -1].float().cpu(), torch.tensor([3.0, 0, 1, 2, 3]))
 
 
-def train(steps: int) -> dict[str, torch.Tensor]:
+def test_more_than_2_to_the_31_aggregated_values():
+    """2^31 + 2^17 values of 2048 a query, and as many again of their gradient: every query is like its neighbours."""
+    queries, channels = (1 << 20) + 64, 125
+    offset = torch.ones(1, queries, 1, 3, device="cuda", dtype=torch.bfloat16)
+    features = torch.full((1, 1, channels), 2.0, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    index = torch.zeros(1, queries, 1, dtype=torch.int64, device="cuda")
+    weights = torch.full((1, queries, 1, 16), 0.5, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    out = ops.pointconv_aggregate(offset, features, index, weights)
+    assert out.numel() > 2**31 and (out[0, -1, :48] == 0.5).all() and (out[0, -1, 48:] == 1).all()
+    grad = torch.zeros_like(out)
+    grad[0, -1] = 1  # of the last query alone
+    out.backward(grad)
+    assert (features.grad == 8).all()  # 16 weights of 0.5
+    assert (weights.grad[0, -1] == 253).all() and (weights.grad[0, :-1] == 0).all()  # 3 x 1 + 125 x 2
+
+
+def test_more_than_2_to_the_31_embedded_values():
+    queries, channels = (1 << 20) + 64, 2048
+    query = torch.ones(1, 1, 1, device="cuda", dtype=torch.bfloat16).expand(1, queries, 1)
+    index = torch.zeros(1, queries, 1, dtype=torch.int64, device="cuda")
+    matrix = torch.full((channels, 1), 2.0, device="cuda", dtype=torch.bfloat16)
+    out = ops.flow_embedding(query, query[:, :1], index, matrix, torch.ones_like(matrix[:, 0]))
+    assert out.numel() > 2**31 and (out[0, -1] == 5).all() and (out[0, 0] == 5).all()  # 2 (1 + 1) + 1
+
+
+def test_a_thread_that_has_not_called_cuda():
+    """As autograd's at the first backward: the memory comes from torch's cache, so the kernel is its first call."""
+    values = uniform_cloud(1, 100).cuda()
+    index = torch.arange(50, device="cuda")[None]
+    expected, found = torch.ops.point_ops.gather(values, index).clone(), []
+    torch.cuda.synchronize()
+    thread = threading.Thread(target=lambda: found.append(torch.ops.point_ops.gather(values, index)))
+    thread.start()
+    thread.join()
+    torch.cuda.synchronize()
+    assert torch.equal(found[0], expected)
+
+
+def train(steps: int, amp: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     net = build_model("student-tiny").cuda()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -122,14 +162,18 @@ def train(steps: int) -> dict[str, torch.Tensor]:
     xyz2 = xyz1 + 0.3 * torch.randn(2, 2048, 3, device="cuda")
     for _ in range(steps):
         optimizer.zero_grad()
-        sum((flow - 0.1).square().mean() for flow in net(xyz1, xyz2).flows).backward()
+        with torch.autocast("cuda", torch.bfloat16, enabled=amp):
+            flows = net(xyz1, xyz2).flows
+        assert all(flow.dtype == torch.float32 for flow in flows)
+        sum((flow - 0.1).square().mean() for flow in flows).backward()
         optimizer.step()
     return net.state_dict()
 
 
-def test_two_training_runs_agree_bit_for_bit():
-    first, second = train(5), train(5)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16"])
+def test_two_training_runs_agree_bit_for_bit(amp):
+    first, second = train(5, amp), train(5, amp)
+    assert all(torch.equal(first[name], second[name]) and first[name].isfinite().all() for name in first)
 
 
 def test_the_current_stream_is_used():
@@ -211,7 +255,8 @@ def test_compiled_by_torch():
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda x: ops.knn(x * float("nan"), x, 1), r"knn: query \(2, 8, 3\) holds NaN or infinite coordinates"),
-    (lambda x: ops.knn(x, x.cpu(), 1), "knn: query (2, 8, 3) is on cuda:0 but support (2, 8, 3) on cpu: move one"),
+    (lambda x: ops.knn(x, x.cpu(), 1),
+     r"knn: query \(2, 8, 3\) is on cuda:0 but support \(2, 8, 3\) on cpu: move one"),
     (lambda x: ops.knn(x, x, 9), "knn: 9 neighbours asked of 8 points"),
     (lambda x: ops.gather(x, torch.zeros(2, 3, dtype=torch.int64)), "gather: index .* does not go with"),
 ])  # fmt: skip
