@@ -1,7 +1,9 @@
 """The CUDA sources without a GPU: they compile for every architecture, are cached on disk, and say what is missing."""
 
 import io
+import os
 import re
+import subprocess
 import sys
 import types
 from contextlib import nullcontext
@@ -11,7 +13,9 @@ import torch
 
 from lib.ops import InputError
 from lib.ops.cuda import launch, program
+from tests.runs import ROOT
 
+ON_GPU = ROOT / "benchmarks/on_gpu.sh"
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
@@ -184,6 +188,19 @@ def test_a_thread_has_a_context_before_it_launches(monkeypatch):
     launch.execute(launch.Launch("gather", "gather<float>", (1, 1), 32, (3, None)), gpu)
     assert driver.calls[:2] == ["thread to GPU 1", "load"]
     assert driver.calls[2] == (("stream", 7), {"grid": (1, 1), "block": 32}, ("gather", "gather<float>", 90), 3, 0)
+
+
+def test_everything_on_a_gpu_ends_within_nine_minutes(tmp_path):
+    """The limits of its parts, two seconds to kill each and ten for the first look; without a GPU it says so."""
+    text = ON_GPU.read_text()
+    limits = [int(limit) for limit in re.findall(r'^ *part (?:"[^"$]*"|tests) (\d+) ', text, re.MULTILINE)]
+    (both_tools,) = re.findall(r'part "\$tool" (\d+) ', text)
+    limits += 2 * [int(both_tools)]
+    assert len(limits) == 7 and sum(limits) + 2 * len(limits) + 10 <= 540 and "--kill-after=2 " in text
+    if not torch.cuda.is_available():
+        environment = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable}
+        done = subprocess.run(["bash", ON_GPU], env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (2, "error: no usable GPU on this machine\n"), done.stderr
 
 
 def test_a_kernel_is_loaded_by_its_symbol(monkeypatch):

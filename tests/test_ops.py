@@ -337,7 +337,15 @@ BAD = [
         lambda: ops.gather(XYZ, INDEX + 8),
         "gather: index (2, 32, 1) holds 8 to 8, and the points of a cloud are 0 to 7",
     ),
-    (lambda: ops.gather(XYZ, INDEX.int()), "gather: index must be int64, got torch.int32 of shape (2, 8, 4)"),
+    (lambda: ops.gather(XYZ, INDEX.int()), "gather: index must be int64 of 2 or more dimensions, got "
+     "torch.int32 of shape (2, 8, 4)"),
+    (lambda: ops.gather(XYZ, INDEX[:, 0, 0]), "gather: index must be int64 of 2 or more dimensions, got torch.int64 of "
+     "shape (2,)"),
+    (lambda: ops.gather(XYZ[:, :0], INDEX), "gather: index (2, 8, 4) points into empty clouds: (2, 0, 3)"),
+    (
+        lambda: ops.inverse_distance_weights(XYZ, XYZ[:, :0], INDEX),
+        "inverse_distance_weights: index (2, 8, 4) points into empty clouds: (2, 0, 3)",
+    ),
     (
         lambda: ops.weighted_sum(XYZ, INDEX, torch.rand(2, 8, 3)),
         "weighted_sum: values (2, 8, 3) must be (B, M, C); index (2, 8, 4) and weights (2, 8, 3) both (B, N, K)",
@@ -368,6 +376,51 @@ BAD = [
 @pytest.mark.parametrize(("call", "message"), BAD)
 def test_wrong_arguments(call, message):
     with pytest.raises(InputError) as error:
+        call()
+    assert str(error.value) == message
+
+
+AWAY = XYZ.to("meta")  # a device that every machine has
+ELSEWHERE = [
+    (lambda: ops.knn(XYZ, AWAY, 1), "knn: query (2, 8, 3) is on cpu but support (2, 8, 3) on meta: move one"),
+    (lambda: ops.gather(AWAY, INDEX), "gather: index (2, 8, 4) on cpu does not go with (2, 8, 3) on meta"),
+    (
+        lambda: ops.inverse_distance_weights(XYZ, AWAY, INDEX),
+        "inverse_distance_weights: query (2, 8, 3) is on cpu but support (2, 8, 3) on meta: move one",
+    ),
+    (
+        lambda: ops.weighted_sum(XYZ, INDEX, torch.rand(2, 8, 4, device="meta")),
+        "weighted_sum: values (2, 8, 3) is on cpu but weights (2, 8, 4) on meta: move one",
+    ),
+    (
+        lambda: ops.pointconv_aggregate(torch.rand(2, 8, 4, 3), XYZ, INDEX, torch.rand(2, 8, 4, 16, device="meta")),
+        "pointconv_aggregate: features (2, 8, 3) is on cpu but weights (2, 8, 4, 16) on meta: move one",
+    ),
+    (
+        lambda: ops.pointconv_linear(
+            torch.rand(2, 8, 4, 3), XYZ, INDEX, torch.rand(2, 8, 4, 16), torch.rand(5, 96, device="meta"), torch.rand(5)
+        ),
+        "pointconv_linear: features (2, 8, 3) is on cpu but matrix (5, 96) on meta: move one",
+    ),
+    (
+        lambda: ops.flow_embedding(XYZ, XYZ, INDEX, torch.eye(3, device="meta"), torch.zeros(3)),
+        "flow_embedding: query (2, 8, 3) is on cpu but weight (3, 3) on meta: move one",
+    ),
+    (
+        lambda: ops.linear(XYZ, torch.eye(3), torch.zeros(3, device="meta")),
+        "linear: x (2, 8, 3) is on cpu but bias (3,) on meta: move one",
+    ),
+    (
+        lambda: ops.add_linear(XYZ, AWAY, torch.eye(3), torch.zeros(3)),
+        "add_linear: values (2, 8, 3) is on cpu but points (2, 8, 3) on meta: move one",
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", ["fast", "reference"])
+@pytest.mark.parametrize(("call", "message"), ELSEWHERE)
+def test_tensors_on_different_devices(call, message, backend):
+    with ops.use_backend(backend), pytest.raises(InputError) as error:
         call()
     assert str(error.value) == message
 

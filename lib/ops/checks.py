@@ -20,28 +20,40 @@ def check_clouds(op: str, **clouds: Tensor) -> None:
         raise InputError(f"{op}: the batch sizes differ: {shapes}")
 
 
-def check_alike(op: str, **tensors: Tensor) -> None:
-    """Raises InputError unless all tensors are on one device and of one dtype."""
+def check_devices(op: str, **tensors: Tensor) -> None:
+    """Raises InputError unless all tensors are on one device."""
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if tensor.device != first.device:
             found = f"{first_name} {tuple(first.shape)} is on {first.device} but {name} {tuple(tensor.shape)}"
             raise InputError(f"{op}: {found} on {tensor.device}: move one")
+
+
+def check_alike(op: str, **tensors: Tensor) -> None:
+    """Raises InputError unless all tensors are on one device and of one dtype."""
+    check_devices(op, **tensors)
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
         if tensor.dtype != first.dtype:
             found = f"{first_name} {tuple(first.shape)} is {first.dtype} but {name} {tuple(tensor.shape)}"
             raise InputError(f"{op}: {found} {tensor.dtype}: convert one")
 
 
 def check_index(op: str, index: Tensor, values: Tensor, dims: int | None = None) -> None:
-    """Raises InputError unless index is int64, of ``dims`` dimensions, and of the batch and device of values."""
-    if index.dtype != torch.int64 or (dims is not None and index.dim() != dims):
-        wanted = "int64" if dims is None else f"int64 of {dims} dimensions"
+    """Raises InputError unless index is int64, of ``dims`` dimensions, and of the batch and device of values.
+
+    dims None: of 2 or more. Nor may it point into clouds without a point.
+    """
+    if index.dtype != torch.int64 or index.dim() < 2 or (dims is not None and index.dim() != dims):
+        wanted = f"int64 of {dims or '2 or more'} dimensions"
         raise InputError(f"{op}: index must be {wanted}, got {index.dtype} of shape {tuple(index.shape)}")
     if index.device != values.device or index.shape[0] != values.shape[0]:
         raise InputError(
             f"{op}: index {tuple(index.shape)} on {index.device} does not go with {tuple(values.shape)} on "
             f"{values.device}"
         )
+    if values.shape[1] == 0 and index.numel() > 0:
+        raise InputError(f"{op}: index {tuple(index.shape)} points into empty clouds: {tuple(values.shape)}")
 
 
 def check_finite(op: str, name: str, cloud: Tensor) -> None:

@@ -13,7 +13,7 @@ from lib.ops.errors import InputError
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of each cloud: values (B, M, C), index (B, ...) int64 into M -> (B, ..., C).
+    """Rows of each cloud: values (B, M, C), index (B, N, ...) int64 into M -> (B, N, ..., C).
 
     Raises InputError for wrong shapes or dtypes and, on a CPU, for an index outside M.
     """

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.inference import runs_inference
@@ -19,13 +20,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
 
     Outside of autograd, on a CPU, one pass does it all. Differentiable in everything.
 
-    Raises InputError for shapes that do not go together.
+    Raises InputError for shapes or devices that do not go together.
     """
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or bias.shape != weight.shape[:1]:
         raise InputError(
             f"linear: x {tuple(x.shape)} must be (..., C), weight {tuple(weight.shape)} (D, C), bias "
             f"{tuple(bias.shape)} (D)"
         )
+    check_devices("linear", x=x, weight=weight, bias=bias)
     if not (runs_inference(x, weight, bias) and x.dtype == weight.dtype == bias.dtype):
         out = F.linear(x, weight, bias)
         return out if slope == 1 else F.leaky_relu(out, slope)
@@ -56,7 +58,7 @@ def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor) -> 
     Points and their product keep their full precision under autocast. Outside of autograd, on a CPU, one pass does it
     all. Differentiable in everything.
 
-    Raises InputError for shapes that do not go together.
+    Raises InputError for shapes or devices that do not go together.
     """
     width = values.shape[-1]
     if values.shape[:-1] != points.shape[:-1] or weight.shape != (width, 3) or bias.shape != (width,):
@@ -64,6 +66,7 @@ def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor) -> 
             f"add_linear: values {tuple(values.shape)} must be (B, N, C), points {tuple(points.shape)} (B, N, 3), "
             f"weight {tuple(weight.shape)} (C, 3), bias {tuple(bias.shape)} (C)"
         )
+    check_devices("add_linear", values=values, points=points, weight=weight, bias=bias)
     if not runs_inference(values, points, weight, bias) or not values.dtype == points.dtype == weight.dtype:
         with torch.autocast(points.device.type, enabled=False):
             return values + F.linear(points, weight, bias)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops.backend import full_precision, runs_compiled
+from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
@@ -33,6 +34,7 @@ def pointconv_linear(
             f"pointconv_linear: matrix {tuple(matrix.shape)} must be (D, {inputs}) for features "
             f"{tuple(features.shape)}, and bias {tuple(bias.shape)} (D)"
         )
+    check_devices("pointconv_linear", features=features, matrix=matrix, bias=bias)
     offset, features, weights = full_precision(offset, features, weights)
     if not runs_compiled(offset, features, weights, matrix) or torch.is_autocast_enabled("cpu"):
         return F.linear(pointconv_aggregate(offset, features, index, weights), matrix, bias)
