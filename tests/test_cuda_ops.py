@@ -6,6 +6,7 @@ test_ops.py, test_golden.py and test_cuda_on_host.py hold the rest: small cases,
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from itertools import product
 
 import pytest
@@ -13,8 +14,13 @@ import torch
 from test_cuda_on_host import extreme_cloud, far_cloud, results, wide_cases
 from test_ops import CLOUDS, cases, cases_of, generator, grid_cloud, uniform_cloud
 
+from benchmarks.workloads import Workload, distillation
 from lib import ops
+from lib.datasets import open_scenes
+from lib.datasets.pairs import FlowBatch, FlowPairs, collate
 from lib.graphs import GraphedNetwork
+from lib.loading import load_batches
+from lib.losses.distill import METHODS
 from lib.ops import InputError, reference
 from lib.ops.cuda import sampling
 from models import build_model
@@ -174,6 +180,30 @@ def train(steps: int, amp: bool) -> dict[str, torch.Tensor]:
 def test_two_training_runs_agree_bit_for_bit(amp):
     first, second = train(5, amp), train(5, amp)
     assert all(torch.equal(first[name], second[name]) and first[name].isfinite().all() for name in first)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_distillation_agrees_bit_for_bit(name):
+    assert_distillation_repeats(name, torch.device("cuda"))
+
+
+def assert_distillation_repeats(name: str, device: torch.device) -> None:
+    runs = []
+    for _ in range(2):
+        load = Workload("student-tiny", 512, 2, device)
+        step = distillation(load, load.frozen_twin("teacher"), name)
+        for _ in range(2):
+            step()
+        runs.append(load.net.state_dict())
+    for key, value in runs[0].items():
+        assert torch.equal(value, runs[1][key]) and value.isfinite().all(), key
+
+
+def test_batches_come_in_page_locked_memory():
+    pairs = FlowPairs(open_scenes("synthetic-things", "test"), 256)
+    with closing(load_batches(pairs, [[0, 1], [2]], collate, workers=1, pin=True)) as batches:
+        batch = next(batches)
+        assert isinstance(batch, FlowBatch) and all(cloud.is_pinned() for cloud in batch[:3])
 
 
 def test_the_current_stream_is_used():
