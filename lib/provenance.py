@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+COMPILERS = ("numba", "llvmlite", "cuda-core", "nvidia-cuda-nvrtc")  # packages that make the point operations
 
 
 def provenance() -> dict[str, Any]:
@@ -26,6 +28,7 @@ def provenance() -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "cuda": torch.version.cuda,
+            **{name: _version(name) for name in COMPILERS},
         },
         "machine": {
             "system": platform.platform(),
@@ -34,6 +37,13 @@ def provenance() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:
