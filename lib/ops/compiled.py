@@ -30,6 +30,14 @@ def compiled(fastmath: bool | set[str] = False) -> Callable[[Callable], Callable
     return decorate
 
 
+def cpu_features() -> list[str]:
+    """What the loops may use, as LLVM names it ("+avx512f"): all this processor has, unless numba is told otherwise."""
+    from numba.core import codegen, config
+
+    chosen = config.CPU_FEATURES  # of the environment
+    return (codegen.get_host_cpu_features() if chosen is None else chosen).split(",")
+
+
 def _refusing(function: Callable) -> Callable:
     @wraps(function)
     def refuse(*_args: Any) -> None:

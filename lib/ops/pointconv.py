@@ -10,9 +10,8 @@ from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
+from lib.ops.outer_sum import WIDTH, outer_sum
 from lib.ops.threads import run_in_ranges
-
-WIDTH = 16  # weights a neighbour
 
 
 def pointconv_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights: Tensor) -> Tensor:
@@ -47,7 +46,7 @@ class _PointConvAggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, offset, features, index, weights):
         rows = flat_rows("pointconv_aggregate", index, features.shape[1])  # (B N, K) into (B M) rows
-        table = features.detach().reshape(-1, features.shape[2])  # (B M, C)
+        table = features.detach().reshape(-1, features.shape[2]).contiguous()  # (B M, C)
         offsets = offset.detach().reshape(*rows.shape, 3).contiguous()
         kernel = weights.detach().reshape(*rows.shape, WIDTH).contiguous()
         ctx.save_for_backward(offsets, table, rows, kernel)
@@ -55,7 +54,7 @@ class _PointConvAggregate(torch.autograd.Function):
         out = torch.empty(len(rows), 3 + table.shape[1], WIDTH, dtype=features.dtype)
         *args, factors, values = (t.numpy() for t in (offsets, table, rows, kernel, out))
         run_in_ranges(lambda a, b: aggregate_forward(*args, factors[a:b], values[a:b], a, b), len(rows))
-        return out.view(*index.shape[:2], -1)
+        return out.view(*index.shape[:2], out.shape[1] * WIDTH)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -93,10 +92,11 @@ def aggregate_forward(
     offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, out: np.ndarray, start: int, stop: int
 ) -> None:
     """The queries start..stop of rows (R, K); their kernel (stop - start, K, 16), out (stop - start, 3 + C, 16)."""
-    inputs = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
+    in_order = np.arange(rows.shape[1])
     for r in range(start, stop):
-        _inputs(offsets, table, rows, r, inputs)
-        np.dot(inputs.T, kernel[r - start], out[r - start])  # (3 + C, K) (K, 16): a small matrix product a query
+        weights, sums = kernel[r - start], out[r - start]
+        outer_sum(offsets[r], in_order, weights, sums[:3], False)
+        outer_sum(table, rows[r], weights, sums[3:], False)
 
 
 @compiled()

@@ -6,7 +6,7 @@ changes, touch ``knn.py`` as well.
 
 from typing import Any
 
-from lib.ops.compiled import numba
+from lib.ops.compiled import cpu_features, numba
 
 LANES = 8  # numbers of 64 bits that are taken at once
 
@@ -15,10 +15,9 @@ if numba is None:
 else:
     from llvmlite import ir
     from numba.core import cgutils, types
-    from numba.core.codegen import get_host_cpu_features
     from numba.extending import intrinsic
 
-    AVX512 = "+avx512f" in get_host_cpu_features()
+    AVX512 = "+avx512f" in cpu_features()
 
     @intrinsic
     def pack(_context: Any, keys: Any, limit: Any, values: Any, start: Any, out: Any, place: Any) -> Any:
