@@ -6,6 +6,7 @@ in it, to the last bit: skipping a box never changes a result.
 """
 
 from collections import deque
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from lib.ops.compiled import compiled
 from lib.ops.threads import run_side_by_side
 
-_latest: deque[tuple[np.ndarray, int, "Buckets"]] = deque(maxlen=16)  # cloud, points a box, boxes
+_latest: deque[tuple] = deque(maxlen=16)  # key, cloud, boxes
 
 FEW = 2048  # points; they are sorted before another thread has begun
 FINEST = 8  # points; the order goes on inside of a box down to runs of so many
@@ -30,52 +31,72 @@ class Buckets(NamedTuple):
 
 
 def bucket_clouds(clouds: list[np.ndarray], size: int) -> list[Buckets]:
-    """Clouds (N, 3), N >= 1, float32 or float64, in boxes of ``size`` points.
+    """Clouds (N, 3), N >= 1, float32 or float64, finite, in boxes of ``size`` points.
 
     A network searches the same few clouds again and again: the latest are remembered, by their coordinates.
     """
     known = [_remembered(cloud, size) for cloud in clouds]
     new = [cloud for cloud, buckets in zip(clouds, known, strict=True) if buckets is None]
     made = _make(new, size)
-    _latest.extend((cloud.copy(), size, buckets) for cloud, buckets in zip(new, made, strict=True))
+    _latest.extend((*_key(cloud, size), cloud.copy(), buckets) for cloud, buckets in zip(new, made, strict=True))
     rest = iter(made)
     return [next(rest) if buckets is None else buckets for buckets in known]
 
 
+def _key(cloud: np.ndarray, size: int) -> tuple[int, tuple[int, ...], bytes]:
+    """What tells most clouds apart at a glance."""
+    return size, cloud.shape, cloud[0].tobytes()
+
+
 def _remembered(cloud: np.ndarray, size: int) -> Buckets | None:
-    for other, other_size, buckets in list(_latest):
-        if size == other_size and cloud.shape == other.shape and (cloud[0] == other[0]).all():
-            if np.array_equal(cloud, other):
-                return buckets
+    key = _key(cloud, size)
+    for *other_key, other, buckets in list(_latest):
+        if key == tuple(other_key) and np.array_equal(cloud, other):
+            return buckets
     return None
 
 
 def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
     """Cuts each cloud in two first, so that every thread has a half to sort, be it of one cloud or of many."""
-    made, rows = [], []
+    made = []
     for cloud in clouds:
         boxes = -(-len(cloud) // size)
-        points, low, high = np.full((boxes, 3, size), np.inf), np.empty((3, boxes)), np.empty((3, boxes))
-        made.append(Buckets(np.arange(boxes * size), points, low, high))
-        numbered = np.empty((len(cloud), 4))  # a point and its number, exact in float64, move as one vector
-        numbered[:, :3], numbered[:, 3] = cloud, np.arange(len(cloud))
-        rows.append(numbered)
-
-    def finish(r: np.ndarray, m: Buckets, start: int, stop: int) -> None:
-        _sort(r, size, start, stop)
-        _boxes(r, m.order, m.points, m.low, m.high, start, stop)
-
-    if sum(map(len, rows)) <= FEW:
-        for r, m in zip(rows, made, strict=True):
-            finish(r, m, 0, len(r))
-        return made
-    middles = run_side_by_side([lambda r=r: _cut(r, size, 0, len(r)) for r in rows])
+        parts = np.empty(boxes * size, np.int64), np.empty((boxes, 3, size)), np.empty((3, boxes)), np.empty((3, boxes))
+        made.append(Buckets(*parts))
+    rows = [np.empty((len(cloud), 4)) for cloud in clouds]
+    each = list(zip(clouds, rows, made, strict=True))
+    starts = [partial(_begin, cloud, size, r, m.order, m.points) for cloud, r, m in each]
+    few = sum(map(len, rows)) <= FEW
+    middles = [start() for start in starts] if few else run_side_by_side(starts)
     pieces = []
-    for r, m, middle in zip(rows, made, middles, strict=True):
-        cuts = (0, middle, len(r)) if len(r) > size else (0, len(r))  # a box is never cut
-        pieces += [(r, m, start, stop) for start, stop in pairwise(cuts)]
-    run_side_by_side([lambda piece=piece: finish(*piece) for piece in pieces])
+    for (_, r, m), middle in zip(each, middles, strict=True):
+        for start, stop in pairwise(sorted({0, middle, len(r)})):
+            pieces.append(partial(_finish, r, size, *m, start, stop))
+    if few:
+        for piece in pieces:
+            piece()
+    else:
+        run_side_by_side(pieces)
     return made
+
+
+@compiled()
+def _begin(cloud, size, rows, order, points):
+    """rows (N, 4) = the points and their numbers, exact in float64, which move as one; cut in two: returns where."""
+    count = len(cloud)
+    for j in range(count):
+        rows[j, 0], rows[j, 1], rows[j, 2], rows[j, 3] = cloud[j, 0], cloud[j, 1], cloud[j, 2], j
+    for j in range(count, len(order)):
+        order[j] = j
+    points[len(points) - 1] = np.inf  # behind the last point
+    return _cut(rows, size, 0, count) if count > size else count  # a box is never cut
+
+
+@compiled()
+def _finish(rows, size, order, points, low, high, start, stop):
+    """The boxes of the rows start..stop."""
+    _sort(rows, size, start, stop)
+    _boxes(rows, order, points, low, high, start, stop)
 
 
 @compiled()

@@ -12,7 +12,7 @@ from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
 
 WORTH_A_THREAD = 8192  # points: about 0.1 ms
-WORTH_A_PRODUCT = 10_000_000  # multiply-adds: about 0.2 ms
+WORTH_A_PRODUCT = 4_000_000  # multiply-adds: about 0.1 ms
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tensor:
