@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lib import ops
-from lib.ops import threads
+from lib.ops import reference, threads
 from lib.ops.product import multiply, pack
 from models.layers import PointConv, PointConvDown
 
@@ -58,6 +58,7 @@ def test_a_product_lets_what_is_not_finite_through():
 def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights():
     torch.manual_seed(0)
     x, layer = torch.randn(40, 6), torch.nn.Linear(6, 4)
+    index = torch.randint(0, 40, (1, 40, 9))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
 
     def check(constant: bool):
@@ -66,6 +67,9 @@ def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights()
             packed = pack(layer.weight)
             torch.testing.assert_close(product(x, packed, 4), x @ layer.weight.T)
             assert (pack(layer.weight) is packed) == constant
+            embedded = ops.flow_embedding(x[None], x[None], index, layer.weight, layer.bias)
+            expected = reference.flow_embedding(x[None], x[None], index, layer.weight, layer.bias)
+            torch.testing.assert_close(embedded, expected)
 
     for constant in (False, True):
         check(constant)

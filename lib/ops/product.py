@@ -5,6 +5,9 @@ it leaves such pieces for every other thread to wait for, and the narrow matrice
 processor's limit.
 """
 
+from collections.abc import Callable
+from functools import wraps
+
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
@@ -12,28 +15,36 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lib.ops.compiled import compiled
 from lib.ops.tile import ROWS, VECTOR, product_tile
 
-_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # matrix -> its (version, address) and itself in panels
 _tile, _narrow_tile = product_tile(ROWS, 2), product_tile(ROWS, 1)
 _row, _narrow_row = product_tile(1, 2), product_tile(1, 1)
 
 
-def pack(matrix: Tensor) -> np.ndarray:
-    """A layer's matrix (D, C) in CPU memory, float32 or float64, in the order in which ``multiply`` reads it.
+def kept(arrange: Callable[[Tensor], np.ndarray]) -> Callable[[Tensor], np.ndarray]:
+    """A decorator of what brings a layer's matrix (D, C) in CPU memory into another order.
 
-    That of a frozen network (a parameter that requires no gradient) is brought into this order once, and again when
-    torch has changed it in place. Such a parameter must not be written to behind torch's back, through ``.data`` or
-    ``.numpy()``.
+    That of a frozen network (a parameter that requires no gradient) is arranged once, and again when torch has changed
+    it in place. Such a parameter must not be written to behind torch's back, through ``.data`` or ``.numpy()``.
     """
-    keep = isinstance(matrix, nn.Parameter) and not matrix.requires_grad
-    keep = keep and not matrix.is_inference()  # inference tensors do not count their changes
-    state = (matrix._version, matrix.data_ptr()) if keep else None
-    known = _kept.get(matrix) if keep else None
-    if known is not None and known[0] == state:
-        return known[1]
-    packed = _panels(matrix.detach().contiguous().numpy())
-    if keep:
-        _kept[matrix] = state, packed
-    return packed
+    known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # matrix -> its (version, address) and the arranged one
+
+    @wraps(arrange)
+    def keep(matrix: Tensor) -> np.ndarray:
+        if not isinstance(matrix, nn.Parameter) or matrix.requires_grad or matrix.is_inference():
+            return arrange(matrix)  # among them, inference tensors do not count their changes
+        state = matrix._version, matrix.data_ptr()
+        before, arranged = known.get(matrix, (None, None))
+        if before != state:
+            arranged = arrange(matrix)
+            known[matrix] = state, arranged
+        return arranged
+
+    return keep
+
+
+@kept
+def pack(matrix: Tensor) -> np.ndarray:
+    """A layer's matrix (D, C) in CPU memory, float32 or float64, in the order in which ``multiply`` reads it."""
+    return _panels(matrix.detach().contiguous().numpy())
 
 
 @compiled()

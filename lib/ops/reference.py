@@ -92,9 +92,11 @@ def weight_net(offset: Tensor, *layers: Tensor) -> Tensor:
 def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """query (B, N, C), support (B, M, C), index (B, N, K), weight (D, C), bias (D) -> (B, N, D).
 
-    max_k LeakyReLU(weight LeakyReLU(query + support[index_k]) + bias); on a tie the first k takes the gradient.
+    max_k LeakyReLU(weight LeakyReLU(query + support[index_k]) + bias); on a tie the first k takes the gradient, and a
+    NaN counts as the largest value.
     """
     hidden = F.leaky_relu(query[:, :, None] + gather(support, index), NEGATIVE_SLOPE)  # (B, N, K, C)
     hidden = F.leaky_relu(F.linear(hidden, weight, bias), NEGATIVE_SLOPE)  # (B, N, K, D)
-    first = (hidden == hidden.amax(2, keepdim=True)).int().argmax(2, keepdim=True)  # (B, N, 1, D)
+    largest = (hidden == hidden.amax(2, keepdim=True)) | hidden.isnan()
+    first = largest.int().argmax(2, keepdim=True)  # (B, N, 1, D)
     return hidden.gather(2, first)[:, :, 0]
