@@ -136,11 +136,11 @@ class BidirectionalFlowEmbedding(nn.Module):
 
 
 def _query(features: Tensor, place: Tensor, position: nn.Linear) -> Tensor:
-    return ops.add_linear(features, place, -position.weight, position.bias)
+    return ops.add_linear(features, place, position.weight, position.bias, sign=-1.0)
 
 
 def _key(features: Tensor, place: Tensor, position: nn.Linear) -> Tensor:
-    return ops.add_linear(features, place, position.weight, torch.zeros_like(position.bias))
+    return ops.add_linear(features, place, position.weight)
 
 
 class FlowPredictor(nn.Module):

@@ -71,10 +71,12 @@ class PointConvAggregation(nn.Module):
         weights = self.weightnet(offset)  # (B, N, K, 16)
         return ops.pointconv_linear(offset, features, index, weights, self.linear.weight, self.linear.bias)
 
-    def whole_layer(self, offset: Tensor, features: Tensor, index: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """LeakyReLU(0.1) of scale * the linear layer without its bias + shift; see ``ops.runs_inference``."""
-        layers, matrix = self.weightnet.layers(), self.linear.weight
-        return ops.pointconv_layer(offset, features, index, layers, matrix, scale, shift, NEGATIVE_SLOPE)
+    def whole_layer(self, offset: Tensor, features: Tensor, index: Tensor, *norm: Tensor, eps: float = 0.0) -> Tensor:
+        """LeakyReLU(0.1) of the normalised linear layer in one; see ``ops.runs_inference``."""
+        layers, linear = self.weightnet.layers(), self.linear
+        return ops.pointconv_layer(
+            offset, features, index, layers, linear.weight, linear.bias, NEGATIVE_SLOPE, norm, eps
+        )
 
 
 class PointConvDown(PointConvAggregation):
@@ -82,7 +84,7 @@ class PointConvDown(PointConvAggregation):
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
         if ops.runs_inference(offset, features, self.linear.weight):
-            return self.whole_layer(offset, features, index, torch.ones_like(self.linear.bias), self.linear.bias)
+            return self.whole_layer(offset, features, index)
         return F.leaky_relu(super().forward(offset, features, index), NEGATIVE_SLOPE)
 
 
@@ -95,8 +97,9 @@ class PointConv(PointConvAggregation):
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
         if not self.training and ops.runs_inference(offset, features, self.linear.weight):
-            scale, shift = self.norm.as_linear()
-            return self.whole_layer(offset, features, index, scale, self.linear.bias * scale + shift)
+            norm = self.norm
+            kept = norm.weight, norm.bias, norm.running_mean, norm.running_var
+            return self.whole_layer(offset, features, index, *kept, eps=norm.eps)
         return F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)
 
 
@@ -107,11 +110,6 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     synchronised = False
-
-    def as_linear(self) -> tuple[Tensor, Tensor]:
-        """In evaluation: scale and shift (C) of which the normalisation is scale * features + shift."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
 
     def forward(self, features: Tensor) -> Tensor:
         rows = features.flatten(0, -2)  # (B N, C)

@@ -211,17 +211,17 @@ def test_a_pointconv_layer_in_one_go_agrees_with_its_parts(layer, dtype):
 
 
 def test_a_pointconv_layer_refuses_shapes_that_do_not_go_together():
-    xyz, index, scale = torch.zeros(1, 8, 3), torch.zeros(1, 8, 2, dtype=torch.int64), torch.ones(5)
+    xyz, index, bias = torch.zeros(1, 8, 3), torch.zeros(1, 8, 2, dtype=torch.int64), torch.ones(5)
     matrix, offset = torch.zeros(5, 96), torch.zeros(1, 8, 2, 3)
     layers = PointConv(3, 5).weightnet.layers()
     with torch.no_grad():
-        assert ops.pointconv_layer(offset, xyz, index, layers, matrix, scale, scale, 0.1).shape == (1, 8, 5)
+        assert ops.pointconv_layer(offset, xyz, index, layers, matrix, bias, 0.1).shape == (1, 8, 5)
         for wrong in (
-            (xyz, xyz, index, layers, matrix, scale, scale),
-            (offset, xyz, index, layers, matrix[:, :95], scale, scale),
-            (offset, xyz, index, layers, matrix, scale[:4], scale),
-            (offset, xyz.double(), index, layers, matrix, scale, scale),
-            (offset, xyz, index.int(), layers, matrix, scale, scale),
+            (xyz, xyz, index, layers, matrix, bias),
+            (offset, xyz, index, layers, matrix[:, :95], bias),
+            (offset, xyz, index, layers, matrix, bias[:4]),
+            (offset, xyz.double(), index, layers, matrix, bias),
+            (offset, xyz, index.int(), layers, matrix, bias),
         ):
             with pytest.raises(ops.InputError, match="^pointconv_layer: "):
                 ops.pointconv_layer(*wrong, 0.1)

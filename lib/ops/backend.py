@@ -20,6 +20,7 @@ from lib.ops.cuda.program import cache_folder, nvrtc_version
 from lib.ops.errors import InputError
 
 BACKENDS = ("auto", "fast", "cuda", "reference")
+COMPILED_TYPES = (torch.float32, torch.float64)
 KERNEL_TYPES = (torch.float32, torch.float64, torch.bfloat16)
 _chosen = "auto"
 
@@ -55,7 +56,10 @@ def runs_compiled(*tensors: Tensor) -> bool:
     """True when the compiled CPU path is to take these tensors: floats of 32 or 64 bits in CPU memory."""
     if _chosen == "reference":
         return False
-    return all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in tensors)
+    for tensor in tensors:
+        if not tensor.is_cpu or tensor.dtype not in COMPILED_TYPES:
+            return False
+    return True
 
 
 def runs_kernels(*tensors: Tensor) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
+
 from lib.ops.errors import InputError
 
 try:
@@ -36,6 +38,20 @@ def cpu_features() -> list[str]:
 
     chosen = config.CPU_FEATURES  # of the environment
     return (codegen.get_host_cpu_features() if chosen is None else chosen).split(",")
+
+
+def untraced(function: Callable) -> Callable:
+    """A decorator: torch.compile goes round the function, as it cannot look into compiled loops and threads.
+
+    Outside of it that costs less than ``torch.compiler.disable`` at every call.
+    """
+    hidden = torch.compiler.disable(function)
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        return hidden(*args) if torch.compiler.is_compiling() else function(*args)
+
+    return run
 
 
 def _refusing(function: Callable) -> Callable:

@@ -1,5 +1,7 @@
 """One direction of a bidirectional flow embedding: each query looks at its neighbours in the other cloud."""
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -53,21 +55,14 @@ class _FlowEmbedding(torch.autograd.Function):
         queries = query.detach().reshape(-1, query.shape[2]).contiguous()  # (B N, C)
         table = support.detach().reshape(-1, query.shape[2]).contiguous()  # (B M, C)
         matrix = weight.detach().contiguous()
-        panels, lanes = _panels(weight), VECTOR_BYTES // query.element_size()
-        shift = _fill_up(bias.detach()[None], 1, lanes)  # (1, D')
+        panels, shift = _panels(weight, bias)
+        lanes = panels.shape[2]
         wide = torch.empty(len(rows), shift.shape[1], dtype=query.dtype)
         winner = torch.empty(wide.shape, dtype=torch.int32) if differentiated else None
         # Whole vectors: zeros add nothing, and the columns behind the last are cut off again.
-        inputs = _fill_up(queries, 1, lanes), _fill_up(table, 1, lanes), rows
-        arrays = [*(t.numpy() for t in inputs), panels, shift.numpy(), wide.numpy()]
-        first = winner.numpy() if differentiated else None
-
-        def run(start, stop):
-            # Made here: the caller's tensors may be inference tensors, which other threads must not touch.
-            hidden = torch.empty(max(rows.shape[1], BLOCK), panels.shape[1], dtype=query.dtype)  # of one query
-            _embed(*arrays, hidden.numpy(), first, start, stop)
-
-        run_in_ranges(run, len(rows))
+        arrays = [t.numpy() for t in (_fill_up(queries, 1, lanes), _fill_up(table, 1, lanes), rows)]
+        args = *arrays, panels, shift, wide.numpy(), winner.numpy() if differentiated else None
+        run_in_ranges(partial(_embed, *args), len(rows))
         out = wide[:, : len(matrix)].contiguous()
         ctx.save_for_backward(queries, table, rows, matrix, out, winner)
         ctx.shapes = query.shape, support.shape
@@ -95,11 +90,12 @@ class _FlowEmbedding(torch.autograd.Function):
 
 
 @kept
-def _panels(matrix: Tensor) -> np.ndarray:
-    """(D, C) -> (D' / lanes, C', lanes): a vector's rows after another's, each transposed."""
+def _panels(matrix: Tensor, bias: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """matrix (D, C), bias (D) -> (D' / lanes, C', lanes), a vector's rows after another's, each transposed; (1, D')."""
     lanes = VECTOR_BYTES // matrix.element_size()
     filled = _fill_up(matrix.detach(), lanes, lanes)  # (D', C')
-    return filled.view(len(filled) // lanes, lanes, filled.shape[1]).transpose(1, 2).contiguous().numpy()
+    panels = filled.view(len(filled) // lanes, lanes, filled.shape[1]).transpose(1, 2).contiguous()
+    return panels.numpy(), _fill_up(bias.detach()[None], 1, lanes).numpy()
 
 
 def _fill_up(matrix: Tensor, rows: int, columns: int) -> Tensor:
@@ -109,14 +105,15 @@ def _fill_up(matrix: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @compiled()
-def _embed(queries, table, rows, panels, bias, out, hidden, winner, start, stop):
+def _embed(queries, table, rows, panels, bias, out, winner, start, stop):
     """out = LeakyReLU(max_k matrix LeakyReLU(query + support) + bias), winner = the first k that reaches it.
 
     One query at a time: its hidden values stay in the core's first cache, the products in its registers. At every width
     of the networks that is quicker than a product of many queries' hidden values, with AVX-512 as with AVX2.
     """
-    slope = hidden.dtype.type(NEGATIVE_SLOPE)
-    edges, last = len(hidden), rows.shape[1] - 1
+    slope = out.dtype.type(NEGATIVE_SLOPE)
+    edges, last = max(rows.shape[1], BLOCK), rows.shape[1] - 1
+    hidden = np.empty((edges, panels.shape[1]), queries.dtype)  # of one query
     out[start:stop] = -np.inf
     if winner is not None:
         winner[start:stop] = 0

@@ -8,7 +8,7 @@ from torch import Tensor
 from lib.ops import cuda, reference
 from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.checks import check_index
-from lib.ops.compiled import compiled
+from lib.ops.compiled import compiled, untraced
 from lib.ops.errors import InputError
 
 
@@ -29,19 +29,21 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     return F.embedding(rows, values.reshape(-1, values.shape[2]))
 
 
-@torch.compiler.disable  # it cannot look into compiled loops
+@untraced
 def flat_rows(op: str, index: Tensor, points: int) -> Tensor:
     """index (B, N, K) into each cloud's ``points`` rows, in CPU memory -> (B N, K) into the rows of all clouds.
 
     For the compiled loops, which look at no index again. Raises InputError for one outside of the cloud.
     """
-    rows = torch.empty(index.shape, dtype=torch.int64)
-    if _flatten(index.contiguous().flatten(1).numpy(), points, rows.flatten(1).numpy()):
+    given = index.contiguous().numpy()
+    rows = np.empty(given.shape, np.int64)
+    flat = len(given), given.shape[1] * given.shape[2]
+    if _flatten(given.reshape(flat), points, rows.reshape(flat)):
         raise InputError(
             f"{op}: index {tuple(index.shape)} holds {index.min().item()} to {index.max().item()}, and the points of a "
             f"cloud are 0 to {points - 1}"
         )
-    return rows.flatten(0, 1)
+    return torch.from_numpy(rows.reshape(-1, rows.shape[2]))
 
 
 @compiled()

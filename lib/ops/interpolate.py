@@ -1,5 +1,7 @@
 """Inverse-distance interpolation: upsampling and warping."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,11 +43,11 @@ def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> T
 def _inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
     """The same without gradients, in one pass."""
     rows = flat_rows("inverse_distance_weights", index, support.shape[1])  # (B N, K) into (B M) rows
-    weights = torch.empty(rows.shape, dtype=query.dtype)
-    points, table = (cloud.detach().reshape(-1, 3).contiguous() for cloud in (query, support))
-    args = [t.numpy() for t in (points, table, rows, weights)]
-    run_in_ranges(lambda a, b: _weights_forward(*args, a, b), len(rows), WORTH_A_THREAD)
-    return weights.view(index.shape)
+    points, table = (cloud.detach().contiguous().numpy().reshape(-1, 3) for cloud in (query, support))
+    weights = np.empty(index.shape, points.dtype)
+    args = points, table, rows.numpy(), weights.reshape(len(points), index.shape[2])
+    run_in_ranges(partial(_weights_forward, *args), len(points), WORTH_A_THREAD)
+    return torch.from_numpy(weights)
 
 
 @compiled(fastmath={"contract"})
@@ -94,7 +96,7 @@ class _WeightedSum(torch.autograd.Function):
         ctx.shapes = values.shape, weights.shape
         out = torch.empty(len(rows), table.shape[1], dtype=values.dtype)
         args = table.numpy(), rows.numpy(), factors.numpy(), out.numpy()
-        run_in_ranges(lambda a, b: _weighted_sum_forward(*args, a, b), len(rows), WORTH_A_THREAD)
+        run_in_ranges(partial(_weighted_sum_forward, *args), len(rows), WORTH_A_THREAD)
         return out.view(*index.shape[:2], -1)
 
     @staticmethod

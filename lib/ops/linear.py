@@ -1,5 +1,8 @@
 """Linear layers: with LeakyReLU, and of coordinates, added to features."""
 
+from functools import partial
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,7 +11,7 @@ from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.inference import runs_inference
-from lib.ops.product import multiply, pack
+from lib.ops.product import kept, multiply, pack_layer
 from lib.ops.threads import run_in_ranges
 
 WORTH_A_THREAD = 8192  # points: about 0.1 ms
@@ -31,12 +34,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
     if not (runs_inference(x, weight, bias) and x.dtype == weight.dtype == bias.dtype):
         out = F.linear(x, weight, bias)
         return out if slope == 1 else F.leaky_relu(out, slope)
-    out = torch.empty(*x.shape[:-1], len(weight), dtype=x.dtype)
-    rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-    shift, bend = bias.detach().contiguous().numpy(), rows.numpy().dtype.type(slope)
-    args = rows.numpy(), pack(weight), shift, bend, out.view(-1, len(weight)).numpy()
-    run_in_ranges(lambda start, stop: _linear(*args, start, stop), len(rows), WORTH_A_PRODUCT // max(1, weight.numel()))
-    return out
+    values = x.detach().contiguous().numpy()
+    out = np.empty((*x.shape[:-1], weight.shape[0]), values.dtype)
+    rows, result = values.reshape(-1, values.shape[-1]), out.reshape(-1, out.shape[-1])
+    args = rows, *pack_layer(weight, bias), values.dtype.type(slope), result
+    run_in_ranges(partial(_linear, *args), len(rows), WORTH_A_PRODUCT // max(1, weight.numel()))
+    return torch.from_numpy(out)
 
 
 @compiled(fastmath={"contract"})
@@ -52,35 +55,46 @@ def _linear(values, packed, bias, slope, out, start, stop):
                 row[c] = max(value, slope * value)  # LeakyReLU, as the slope is at most 1
 
 
-def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """values + points weight^T + bias: values (B, N, C), points (B, N, 3) in metres, weight (C, 3), bias (C).
+def add_linear(
+    values: Tensor, points: Tensor, weight: Tensor, bias: Tensor | None = None, sign: float = 1.0
+) -> Tensor:
+    """values + sign * points weight^T + bias: values (B, N, C), points (B, N, 3) in metres, weight (C, 3), bias (C).
 
     Points and their product keep their full precision under autocast. Outside of autograd, on a CPU, one pass does it
-    all. Differentiable in everything.
+    all. Differentiable in all tensors.
 
     Raises InputError for shapes or devices that do not go together.
     """
-    width = values.shape[-1]
-    if values.shape[:-1] != points.shape[:-1] or weight.shape != (width, 3) or bias.shape != (width,):
+    width, shift = values.shape[-1], () if bias is None else (bias,)
+    if values.shape[:-1] != points.shape[:-1] or weight.shape != (width, 3) or any(b.shape != (width,) for b in shift):
         raise InputError(
             f"add_linear: values {tuple(values.shape)} must be (B, N, C), points {tuple(points.shape)} (B, N, 3), "
-            f"weight {tuple(weight.shape)} (C, 3), bias {tuple(bias.shape)} (C)"
+            f"weight {tuple(weight.shape)} (C, 3), bias {' '.join(str(tuple(b.shape)) for b in shift) or 'none'} (C)"
         )
-    check_devices("add_linear", values=values, points=points, weight=weight, bias=bias)
-    if not runs_inference(values, points, weight, bias) or not values.dtype == points.dtype == weight.dtype:
+    named = {"values": values, "points": points, "weight": weight} | ({} if bias is None else {"bias": bias})
+    check_devices("add_linear", **named)
+    if not runs_inference(*named.values()) or not values.dtype == points.dtype == weight.dtype:
         with torch.autocast(points.device.type, enabled=False):
-            return values + F.linear(points, weight, bias)
-    out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    rows = values.reshape(-1, values.shape[-1]).contiguous(), points.reshape(-1, points.shape[-1]).contiguous()
-    args = [t.detach().numpy() for t in (*rows, weight.T.contiguous(), bias, out.view(rows[0].shape))]
-    run_in_ranges(lambda start, stop: _add_linear(*args, start, stop), len(rows[0]), WORTH_A_THREAD)
-    return out
+            return values + F.linear(sign * points, weight, bias)
+    given = values.detach().contiguous().numpy()
+    places = points.detach().contiguous().numpy().reshape(-1, 3)
+    out = np.empty(given.shape, given.dtype)
+    args = given.reshape(-1, width), places, *_columns(weight, *shift), given.dtype.type(sign), out.reshape(-1, width)
+    run_in_ranges(partial(_add_linear, *args), len(places), WORTH_A_THREAD)
+    return torch.from_numpy(out)
+
+
+@kept
+def _columns(weight: Tensor, bias: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """weight (C, 3) transposed, and bias (C), zeros where there is none."""
+    shift = weight.new_zeros(len(weight)) if bias is None else bias.detach().contiguous()
+    return weight.detach().T.contiguous().numpy(), shift.numpy()
 
 
 @compiled(fastmath={"contract"})
-def _add_linear(values, points, matrix, bias, out, start, stop):
+def _add_linear(values, points, matrix, bias, sign, out, start, stop):
     for r in range(start, stop):
         row, value = out[r], values[r]
-        x, y, z = points[r, 0], points[r, 1], points[r, 2]
+        x, y, z = sign * points[r, 0], sign * points[r, 1], sign * points[r, 2]
         for c in range(len(row)):
             row[c] = value[c] + (x * matrix[0, c] + y * matrix[1, c] + z * matrix[2, c] + bias[c])

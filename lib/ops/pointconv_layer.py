@@ -1,5 +1,7 @@
 """A whole PointConv layer outside of autograd."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,54 +13,70 @@ from lib.ops.gather import flat_rows
 from lib.ops.inference import runs_inference
 from lib.ops.pointconv import WIDTH, aggregate_forward
 from lib.ops.pointconv_linear import rows_at_once
-from lib.ops.product import multiply, pack
+from lib.ops.product import kept, multiply, pack
 from lib.ops.threads import run_in_ranges
 from lib.ops.weight_net import check_layers, weight_net_forward
 
 
 def pointconv_layer(
-    offset: Tensor, features: Tensor, index: Tensor, layers: list[Tensor], matrix: Tensor, scale: Tensor, shift: Tensor,
-    slope: float,
+    offset: Tensor, features: Tensor, index: Tensor, layers: list[Tensor], matrix: Tensor, bias: Tensor, slope: float,
+    norm: tuple[Tensor, ...] = (), eps: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """LeakyReLU(scale * (matrix A) + shift), A = ``pointconv_aggregate`` with the weights ``weight_net`` (offset).
+    """LeakyReLU(norm(matrix A + bias)), A = ``pointconv_aggregate`` with the weights ``weight_net`` (offset).
 
     offset (B, N, K, 3) in metres, features (B, M, C), index (B, N, K) into M, layers: of the weight net, matrix
-    (D, (3 + C) * 16), scale and shift (D), which take in a bias and a normalisation -> (B, N, D). Not differentiable.
-    Weights and aggregation live piece by piece in a core's cache.
+    (D, (3 + C) * 16), bias (D), norm: weight, bias, mean and variance (D) of a batch normalisation, or none
+    -> (B, N, D). Not differentiable. Weights and aggregation live piece by piece in a core's cache.
 
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
-    wanted = (len(shift), (3 + features.shape[-1]) * WIDTH)
-    if features.dim() != 3 or offset.shape != (*index.shape, 3) or matrix.shape != wanted or scale.shape != shift.shape:
+    wanted = (bias.shape[0], (3 + features.shape[-1]) * WIDTH)
+    if features.dim() != 3 or offset.shape != (*index.shape, 3) or matrix.shape != wanted:
         raise InputError(
             f"pointconv_layer: offset {tuple(offset.shape)} must be (B, N, K, 3), features {tuple(features.shape)} "
             f"(B, M, C), index {tuple(index.shape)} (B, N, K), matrix {tuple(matrix.shape)} (D, (3 + C) * {WIDTH}), "
-            f"scale {tuple(scale.shape)} and shift {tuple(shift.shape)} (D)"
+            f"bias {tuple(bias.shape)} (D)"
         )
     check_layers("pointconv_layer", offset, layers)
-    if len(layers[-1]) != WIDTH or not runs_inference(features):
+    if layers[-1].shape[0] != WIDTH or not runs_inference(features):
         raise InputError(
             f"pointconv_layer: for inference on a CPU with {WIDTH} weights a neighbour, got {len(layers[-1])} and "
             f"features {features.dtype} on {features.device}"
         )
     check_index("pointconv_layer", index, features, dims=3)
-    check_alike("pointconv_layer", features=features, offset=offset, layer=layers[0], matrix=matrix, scale=scale)
-    check_alike("pointconv_layer", scale=scale, shift=shift)
+    check_alike("pointconv_layer", features=features, offset=offset, layer=layers[0], matrix=matrix, bias=bias)
     rows = flat_rows("pointconv_layer", index, features.shape[1])  # (B N, K) into (B M) rows
-    table = features.reshape(-1, features.shape[2]).contiguous()  # (B M, C)
-    offsets = offset.reshape(*rows.shape, 3).contiguous()
-    out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
-    net = [t.detach().contiguous().numpy() for t in layers]
-    ends = scale.numpy(), shift.numpy(), out.numpy().dtype.type(slope)
-    args = offsets.numpy(), table.numpy(), rows.numpy(), *net, pack(matrix), *ends, out.numpy()
-    run_in_ranges(lambda start, stop: _layer(*args, rows_at_once(table), start, stop), len(rows))
-    return out.view(*index.shape[:2], len(matrix))
+    table = features.detach().contiguous().numpy().reshape(-1, features.shape[2])  # (B M, C)
+    offsets = offset.detach().contiguous().numpy().reshape(-1, *offset.shape[2:])  # (B N, K, 3)
+    out = np.empty((*index.shape[:2], matrix.shape[0]), table.dtype)
+    weights = _arranged(matrix, bias, *layers, *norm, eps=eps)
+    result = out.reshape(-1, out.shape[2])
+    args = offsets, table, rows.numpy(), *weights, table.dtype.type(slope), result, rows_at_once(table)
+    run_in_ranges(partial(_layer, *args), len(result))
+    return torch.from_numpy(out)
+
+
+@kept
+def _arranged(
+    matrix: Tensor, bias: Tensor, *others: Tensor, eps: float
+) -> tuple[np.ndarray, ...]:
+    """The weight net's six arrays, the matrix as by ``pack``, scale and shift (D) of its product.
+
+    others: the weight net's layers, then the four of a batch normalisation, or none.
+    """
+    net = [layer.detach().contiguous().numpy() for layer in others[:6]]
+    scale, shift = torch.ones_like(bias), bias.detach()
+    if len(others) > 6:
+        weight, beta, mean, variance = (tensor.detach() for tensor in others[6:])
+        scale = weight * (variance + eps).rsqrt()
+        shift = shift * scale + beta - mean * scale
+    return *net, pack(matrix), scale.numpy(), shift.numpy()
 
 
 @compiled(fastmath={"contract"})
 def _layer(
-    offsets, table, rows, weight1, bias1, weight2, bias2, weight3, bias3, packed, scale, shift, slope, out,
-    step, start, stop,
+    offsets, table, rows, weight1, bias1, weight2, bias2, weight3, bias3, packed, scale, shift, slope, out, step,
+    start, stop,
 ):  # fmt: skip
     neighbours = rows.shape[1]
     points = offsets.reshape(-1, 3)

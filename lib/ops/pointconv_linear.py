@@ -53,7 +53,7 @@ class _PointConvLinear(torch.autograd.Function):
         ctx.shapes = offset.shape, features.shape, weights.shape
         out = torch.empty(len(rows), len(matrix), dtype=features.dtype)
         args = [t.numpy() for t in (offsets, table, rows, kernel)]
-        args += pack(matrix), bias.detach().contiguous().numpy(), out.numpy(), rows_at_once(table)
+        args += pack(matrix), bias.detach().contiguous().numpy(), out.numpy(), rows_at_once(args[1])
         run_in_ranges(lambda start, stop: _forward(*args, start, stop), len(rows))
         return out.view(*index.shape[:2], -1)
 
@@ -71,7 +71,7 @@ class _PointConvLinear(torch.autograd.Function):
             grad_table = np.zeros(table.shape, args[1].dtype)
             with torch.no_grad():
                 grad_matrix = torch.zeros_like(matrix)
-                step = rows_at_once(table)
+                step = rows_at_once(args[1])
                 sums, grad_sums = torch.empty(2, step, 3 + table.shape[1], WIDTH, dtype=table.dtype)
                 for a in range(start, stop, step):
                     b = min(a + step, stop)
@@ -90,9 +90,9 @@ class _PointConvLinear(torch.autograd.Function):
         return grad_offset, grad_features, None, grad_weights, grad_matrix, grad_out.sum(0)
 
 
-def rows_at_once(table: Tensor) -> int:
+def rows_at_once(table: np.ndarray) -> int:
     """How many queries' aggregation a thread holds at once, with features (M, C)."""
-    return max(1, CHUNK_BYTES // ((3 + table.shape[1]) * WIDTH * table.element_size()) // ROWS) * ROWS
+    return max(1, CHUNK_BYTES // ((3 + table.shape[1]) * WIDTH * table.itemsize) // ROWS) * ROWS
 
 
 @compiled()

@@ -5,38 +5,51 @@ it leaves such pieces for every other thread to wait for, and the narrow matrice
 processor's limit.
 """
 
+import weakref
 from collections.abc import Callable
 from functools import wraps
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from lib.ops.compiled import compiled
 from lib.ops.tile import ROWS, VECTOR, product_tile
 
+T = TypeVar("T")
 _tile, _narrow_tile = product_tile(ROWS, 2), product_tile(ROWS, 1)
 _row, _narrow_row = product_tile(1, 2), product_tile(1, 1)
 
 
-def kept(arrange: Callable[[Tensor], np.ndarray]) -> Callable[[Tensor], np.ndarray]:
-    """A decorator of what brings a layer's matrix (D, C) in CPU memory into another order.
+def kept(arrange: Callable[..., T]) -> Callable[..., T]:
+    """A decorator of what brings tensors of a layer in CPU memory into the form that compiled loops read.
 
-    That of a frozen network (a parameter that requires no gradient) is arranged once, and again when torch has changed
-    it in place. Such a parameter must not be written to behind torch's back, through ``.data`` or ``.numpy()``.
+    Those of a frozen network (the first is a parameter, and none requires a gradient) are arranged once, and again when
+    torch has changed one in place. They must not be written to behind torch's back, through ``.data`` or ``.numpy()``.
     """
-    known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # matrix -> its (version, address) and the arranged one
+    known: dict[int, tuple] = {}  # by the first tensor: (each tensor, its version, its address), the result, options
 
     @wraps(arrange)
-    def keep(matrix: Tensor) -> np.ndarray:
-        if not isinstance(matrix, nn.Parameter) or matrix.requires_grad or matrix.is_inference():
-            return arrange(matrix)  # among them, inference tensors do not count their changes
-        state = matrix._version, matrix.data_ptr()
-        before, arranged = known.get(matrix, (None, None))
-        if before != state:
-            arranged = arrange(matrix)
-            known[matrix] = state, arranged
-        return arranged
+    def keep(*tensors: Tensor, **options: float) -> T:
+        first = tensors[0]
+        for tensor in tensors:  # inference tensors do not count their changes
+            if tensor.requires_grad or tensor.is_inference():
+                return arrange(*tensors, **options)
+        if not isinstance(first, nn.Parameter):
+            return arrange(*tensors, **options)
+        key = id(first)
+        entry = known.get(key)
+        if entry is not None and len(entry[0]) == len(tensors) and entry[2] == options:
+            for tensor, (same, version, address) in zip(tensors, entry[0], strict=True):
+                if same() is not tensor or tensor._version != version or tensor.data_ptr() != address:
+                    break
+            else:
+                return entry[1]
+        states = [(weakref.ref(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors]
+        states[0] = (weakref.ref(first, lambda _: known.pop(key, None)), *states[0][1:])
+        result = arrange(*tensors, **options)
+        known[key] = states, result, options
+        return result
 
     return keep
 
@@ -45,6 +58,12 @@ def kept(arrange: Callable[[Tensor], np.ndarray]) -> Callable[[Tensor], np.ndarr
 def pack(matrix: Tensor) -> np.ndarray:
     """A layer's matrix (D, C) in CPU memory, float32 or float64, in the order in which ``multiply`` reads it."""
     return _panels(matrix.detach().contiguous().numpy())
+
+
+@kept
+def pack_layer(matrix: Tensor, bias: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix (D, C) and bias (D) of a linear layer: the first as by ``pack``."""
+    return pack(matrix), bias.detach().contiguous().numpy()
 
 
 @compiled()

@@ -9,11 +9,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
+
+from lib.ops.compiled import untraced
 
 T = TypeVar("T")
 
@@ -26,7 +28,7 @@ def _pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
 
 
-@torch.compiler.disable  # it cannot look into threads
+@untraced
 def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     """Runs the tasks on as many threads as torch uses and returns their results in order; errors are raised here.
 
@@ -71,4 +73,4 @@ def run_in_ranges(task: Callable[[int, int], T], total: int, least: int = 1) -> 
 
     least: how many are worth waking a thread for, which takes about 0.1 ms.
     """
-    return run_side_by_side([lambda a=a, b=b: task(a, b) for a, b in split_range(total, least)])
+    return run_side_by_side([partial(task, start, stop) for start, stop in split_range(total, least)])
