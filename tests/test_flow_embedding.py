@@ -1,15 +1,11 @@
-"""The fused loop of the flow embedding on a CPU: every edge of its blocks and vectors, and other processors."""
+"""The fused loop of the flow embedding on a CPU: every edge of its blocks and vectors."""
 
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from lib import ops
 from lib.ops import reference
-from tests.runs import ROOT
 
 # Queries and points, neighbours, channels in and out: about the blocks of neighbours and the vectors of channels.
 SIZES = [
@@ -80,19 +76,3 @@ def test_infinite_values_come_out_as_in_the_twin():
     support[:, 0], support[:, 1] = float("inf"), -float("inf")
     found = ops.flow_embedding(query, support, index, weight, bias)
     torch.testing.assert_close(found, reference.flow_embedding(query, support, index, weight, bias))
-
-
-@pytest.mark.parametrize(("name", "features", "block"), [("haswell", "+avx2,+fma", 4), ("generic", "", 4)])
-def test_processors_without_wide_vectors(tmp_path, name, features, block):
-    code = (
-        "import torch\nfrom lib import ops\nfrom lib.ops.edge_vectors import BLOCK\nprint(BLOCK)\n"
-        "torch.manual_seed(0)\nq, s, w, b = (torch.randn(*n) for n in ((2, 50, 20), (2, 40, 20), (33, 20), (33,)))\n"
-        "index = torch.randint(0, 40, (2, 50, 9))\nfound = ops.flow_embedding(q, s, index, w, b)\n"
-        "with ops.use_backend('reference'): expected = ops.flow_embedding(q, s, index, w, b)\n"
-        "print(torch.allclose(found, expected, 1e-4, 1e-4))"
-    )
-    plain = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=plain, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout == f"{block}\nTrue\n", done.stderr

@@ -1,8 +1,5 @@
 """The sums of outer products behind the aggregation and the weight net: every block size, nothing past the ends."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise, product
 
 import pytest
@@ -10,10 +7,8 @@ import torch
 
 from lib import ops
 from lib.ops import reference
-from lib.ops.compiled import cpu_features
 from lib.ops.pointconv import aggregate_forward
 from lib.ops.weight_net import weight_net_forward
-from tests.runs import ROOT
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13}
 SIZES = [*product((1, 5), (1, 2, 9, 16), (1, 3, 8, 20)), (0, 9, 8), (3, 9, 31), (3, 4, 33)]  # queries, K, C
@@ -59,13 +54,3 @@ def test_a_value_that_is_not_a_number_comes_out():
     layers = [torch.ones(*s) for s in ((8, 3), (8,), (8, 8), (8,), (16, 8), (16,))]
     out = ops.weight_net(torch.tensor([[0.0, 0, 0], [0, float("nan"), 0]]), *layers)
     assert out[0].isfinite().all() and out[1].isnan().all()
-
-
-@pytest.mark.parametrize(("name", "features"), [("generic", ""), ("haswell", "+avx2,+fma")])
-def test_the_ways_of_other_processors(tmp_path, name, features):
-    if not set(features.split(",")) - {""} <= set(cpu_features()):
-        pytest.skip(f"this processor does not have {features}")
-    other = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
-    tests = [sys.executable, "-m", "pytest", "-q", "-k", "agrees or written or number", __file__]
-    done = subprocess.run(tests, cwd=ROOT, env={**os.environ, **other}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout

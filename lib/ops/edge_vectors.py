@@ -1,27 +1,21 @@
 """Vector instructions of the flow embedding: a sum and its LeakyReLU, and the maximum of a few edges' products.
-
-They become part of the loops that call them, and numba keeps those by the date of their own file: when this file
-changes, touch ``flow_embedding.py`` as well.
 """
 
 from typing import Any
 
-from lib.ops.compiled import cpu_features, numba
+from lib.ops.compiled import numba
+from lib.ops.registers import ROWS
 
-VECTOR_BYTES = 64  # of the numbers taken at once; where registers are shorter, LLVM takes several
+BLOCK = ROWS  # edges at once: so many of one vector are quicker than fewer of two or four
 
 if numba is None:
-    BLOCK, add_and_bend, raise_maximum = 1, None, None  # the loops that call them refuse to run
+    add_and_bend = raise_maximum = None  # the loops that call them refuse to run
 else:
     from llvmlite import ir
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
-    # Edges multiplied at once: enough sums to keep the multipliers busy, few enough for the registers. One vector of
-    # eight edges is quicker than two or four of them with AVX-512, one of four edges than any other with AVX2.
-    BLOCK = 8 if "+avx512f" in cpu_features() else 4
-    WHOLE = ir.IntType(64)
-    ALIGNED = 4  # bytes: an array may begin anywhere
+    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, spread, vector_of, zeros
 
     @intrinsic
     def add_and_bend(_context: Any, x: Any, i: Any, y: Any, j: Any, out: Any, k: Any, slope: Any) -> Any:
@@ -31,9 +25,9 @@ else:
 
     def _add_and_bend(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, i, _, j, _, k, slope = arguments
-        vector = _vector(slope.type)
-        address = _Addresses(context, builder, signature, arguments)
-        slopes = _spread(builder, slope, vector)
+        vector = vector_of(slope.type)
+        address = Addresses(context, builder, signature, arguments)
+        slopes = spread(builder, slope, vector)
         with cgutils.for_range_slice(builder, WHOLE(0), address.shape(4)[1], WHOLE(vector.count)) as (c, _):
             x = builder.load(address(0, i, c, kind=vector), align=ALIGNED)
             value = builder.fadd(x, builder.load(address(2, j, c, kind=vector), align=ALIGNED))
@@ -57,19 +51,16 @@ else:
 
     def _raise_maximum(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, edge, _, panel, _, query, _ = arguments
-        vector = _vector(context.get_data_type(signature.args[0].dtype))
-        address = _Addresses(context, builder, signature, arguments)
-        sums = [cgutils.alloca_once(builder, vector) for _ in range(BLOCK)]
-        for total in sums:
-            builder.store(ir.Constant(vector, None), total)
+        vector = vector_of(context.get_data_type(signature.args[0].dtype))
+        address = Addresses(context, builder, signature, arguments)
+        sums = zeros(builder, vector, BLOCK)
         rows = [address(0, builder.add(edge, WHOLE(j)), WHOLE(0)) for j in range(BLOCK)]
-        name = f"llvm.fmuladd.v{vector.count}f{8 * VECTOR_BYTES // vector.count}"
-        multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        start = address(2, panel, WHOLE(0), WHOLE(0), kind=vector)
         with cgutils.for_range(builder, address.shape(0)[1]) as loop:
-            column = builder.load(address(2, panel, loop.index, WHOLE(0), kind=vector), align=ALIGNED)
+            column = builder.load(builder.gep(start, [loop.index]), align=ALIGNED)
             for row, total in zip(rows, sums, strict=True):
-                value = _spread(builder, builder.load(builder.gep(row, [loop.index])), vector)
-                builder.store(builder.call(multiply_add, [value, column, builder.load(total)]), total)
+                value = spread(builder, builder.load(builder.gep(row, [loop.index])), vector)
+                add_product(builder, total, value, column)
         sums = [builder.load(total) for total in sums]
         place = builder.mul(panel, WHOLE(vector.count))
         target = address(4, query, place, kind=vector)
@@ -87,34 +78,9 @@ else:
             best = builder.select(rises, total, best)
             if tracked:
                 number = builder.trunc(builder.add(edge, WHOLE(j)), numbers.element)
-                who = builder.select(rises, _spread(builder, number, numbers), who)
+                who = builder.select(rises, spread(builder, number, numbers), who)
         nan = ir.Constant(vector, [float("nan")] * vector.count)
         builder.store(builder.select(lost, nan, best), target, align=ALIGNED)
         if tracked:
             builder.store(who, winners, align=ALIGNED)
         return context.get_dummy_value()
-
-    class _Addresses:
-        """Called with the number of an argument and indices into it, the address of that element."""
-
-        def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-            self.context, self.builder, self.types, self.arguments = context, builder, signature.args, arguments
-
-        def _array(self, n: int) -> Any:
-            return self.context.make_array(self.types[n])(self.context, self.builder, self.arguments[n])
-
-        def shape(self, n: int) -> list:
-            return cgutils.unpack_tuple(self.builder, self._array(n).shape)
-
-        def __call__(self, n: int, *indices: Any, kind: Any = None) -> Any:
-            found = cgutils.get_item_pointer(self.context, self.builder, self.types[n], self._array(n), indices)
-            return found if kind is None else self.builder.bitcast(found, kind.as_pointer())
-
-    def _vector(kind: Any) -> Any:
-        return ir.VectorType(kind, VECTOR_BYTES // (4 if kind == ir.FloatType() else 8))
-
-    def _spread(builder: Any, value: Any, vector: Any) -> Any:
-        """A vector that holds the value everywhere."""
-        start = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-        nowhere = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
-        return builder.shuffle_vector(start, start, nowhere)

@@ -11,10 +11,10 @@ from lib.ops import cuda, reference
 from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
-from lib.ops.edge_vectors import BLOCK, VECTOR_BYTES, add_and_bend, raise_maximum
+from lib.ops.edge_vectors import BLOCK, add_and_bend, raise_maximum
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
-from lib.ops.product import kept
+from lib.ops.product import pack_layer
 from lib.ops.reference import NEGATIVE_SLOPE
 from lib.ops.threads import run_in_ranges
 
@@ -55,13 +55,12 @@ class _FlowEmbedding(torch.autograd.Function):
         queries = query.detach().reshape(-1, query.shape[2]).contiguous()  # (B N, C)
         table = support.detach().reshape(-1, query.shape[2]).contiguous()  # (B M, C)
         matrix = weight.detach().contiguous()
-        panels, shift = _panels(weight, bias)
-        lanes = panels.shape[2]
-        wide = torch.empty(len(rows), shift.shape[1], dtype=query.dtype)
+        panels, shift = pack_layer(weight, bias)
+        wide = torch.empty(len(rows), len(shift), dtype=query.dtype)
         winner = torch.empty(wide.shape, dtype=torch.int32) if differentiated else None
         # Whole vectors: zeros add nothing, and the columns behind the last are cut off again.
-        arrays = [t.numpy() for t in (_fill_up(queries, 1, lanes), _fill_up(table, 1, lanes), rows)]
-        args = *arrays, panels, shift, wide.numpy(), winner.numpy() if differentiated else None
+        arrays = [t.numpy() for t in (_fill_up(queries, panels), _fill_up(table, panels), rows)]
+        args = *arrays, panels, shift[None], wide.numpy(), winner.numpy() if differentiated else None
         run_in_ranges(partial(_embed, *args), len(rows))
         out = wide[:, : len(matrix)].contiguous()
         ctx.save_for_backward(queries, table, rows, matrix, out, winner)
@@ -89,19 +88,10 @@ class _FlowEmbedding(torch.autograd.Function):
         return grad_queries.view(ctx.shapes[0]), grad_table, None, grad_matrix, grad_out.sum(0), None
 
 
-@kept
-def _panels(matrix: Tensor, bias: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """matrix (D, C), bias (D) -> (D' / lanes, C', lanes), a vector's rows after another's, each transposed; (1, D')."""
-    lanes = VECTOR_BYTES // matrix.element_size()
-    filled = _fill_up(matrix.detach(), lanes, lanes)  # (D', C')
-    panels = filled.view(len(filled) // lanes, lanes, filled.shape[1]).transpose(1, 2).contiguous()
-    return panels.numpy(), _fill_up(bias.detach()[None], 1, lanes).numpy()
-
-
-def _fill_up(matrix: Tensor, rows: int, columns: int) -> Tensor:
-    """(N, C) -> (N', C'), contiguous: zeros behind, up to multiples of these numbers."""
-    below, behind = -matrix.shape[0] % rows, -matrix.shape[1] % columns
-    return F.pad(matrix, (0, behind, 0, below)) if below or behind else matrix.contiguous()
+def _fill_up(features: Tensor, panels: np.ndarray) -> Tensor:
+    """(N, C) -> (N, C') of the panels (D' / n, C', n), contiguous: zeros behind."""
+    behind = panels.shape[1] - features.shape[1]
+    return F.pad(features, (0, behind)) if behind else features
 
 
 @compiled()

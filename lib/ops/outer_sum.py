@@ -1,8 +1,4 @@
-"""A sum of outer products that stays in registers: the heart of a PointConv's aggregation and of its weight net.
-
-It becomes part of the loops that call it, and numba keeps those by the date of their own file: when this file changes,
-touch its callers ``pointconv.py`` and ``weight_net.py`` as well, and theirs.
-"""
+"""A sum of outer products that stays in registers: the heart of a PointConv's aggregation and of its weight net."""
 
 from typing import Any
 
@@ -17,6 +13,8 @@ else:
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
+    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, spread, zeros
+
     VECTOR_BITS = 512 if "+avx512f" in cpu_features() else 256 if "+avx2" in cpu_features() else 128
     SUMS = 16 if VECTOR_BITS == 512 else 8  # vectors of sums at once: half of the registers, enough to hide delays
 
@@ -30,44 +28,30 @@ else:
         return types.void(values, rows, factors, out, relu), _outer_sum
 
     def _outer_sum(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = signature.args[:4]
-        arrays = [context.make_array(k)(context, builder, a) for k, a in zip(kinds, arguments[:4], strict=True)]
-        number, relu = context.get_value_type(kinds[0].dtype), signature.args[4].literal_value
-        vector, size = ir.VectorType(number, WIDTH), kinds[0].dtype.bitwidth // 8
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
-        zero = ir.Constant(vector, None)
-        muladd = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{WIDTH}f{8 * size}"
-        )
-
-        def address(n: int, *place: Any, kind: Any = vector) -> Any:
-            pointer = cgutils.get_item_pointer(context, builder, kinds[n], arrays[n], place)
-            return builder.bitcast(pointer, kind.as_pointer())
+        number, relu = context.get_value_type(signature.args[0].dtype), signature.args[4].literal_value
+        size, vector = signature.args[0].dtype.bitwidth // 8, ir.VectorType(number, WIDTH)
+        address, zero = Addresses(context, builder, signature, arguments), ir.Constant(vector, None)
 
         def block(column: Any, columns: int) -> None:
-            sums = [cgutils.alloca_once(builder, vector) for _ in range(columns)]  # LLVM turns them into registers
-            for total in sums:
-                builder.store(zero, total)
-            with cgutils.for_range(builder, arrays[1].nitems) as loop:
-                row = builder.load(address(1, loop.index, kind=loop.index.type))
-                factor = builder.load(address(2, loop.index, loop.index.type(0)), align=size)
-                first = address(0, row, column, kind=number)
+            sums = zeros(builder, vector, columns)
+            with cgutils.for_range(builder, address.shape(1)[0]) as loop:
+                row = builder.load(address(1, loop.index))
+                factor = builder.load(address(2, loop.index, WHOLE(0), kind=vector), align=ALIGNED)
+                first = address(0, row, column)
                 for c, total in enumerate(sums):
-                    value = builder.load(builder.gep(first, [loop.index.type(c)]))
-                    value = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
-                    value = builder.shuffle_vector(value, value, lanes)  # the same in all lanes
-                    builder.store(builder.call(muladd, [value, factor, builder.load(total)]), total)
+                    value = builder.load(builder.gep(first, [WHOLE(c)]))
+                    add_product(builder, total, spread(builder, value, vector), factor)
             for c, total in enumerate(sums):
                 value = builder.load(total)
                 if relu:
                     value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
-                builder.store(value, address(3, builder.add(column, column.type(c)), column.type(0)), align=size)
+                builder.store(value, address(3, builder.add(column, WHOLE(c)), WHOLE(0), kind=vector), align=ALIGNED)
 
-        done, count = arrays[1].nitems.type(0), builder.extract_value(arrays[3].shape, 0)
+        done, count = WHOLE(0), address.shape(3)[0]
         most = max(1, SUMS * VECTOR_BITS // (WIDTH * 8 * size))
         for columns in sorted({most, min(most, 4), 1}, reverse=True):  # whole blocks first, then what is left
-            blocks = builder.udiv(builder.sub(count, done), done.type(columns))
+            blocks = builder.udiv(builder.sub(count, done), WHOLE(columns))
             with cgutils.for_range(builder, blocks) as loop:
-                block(builder.add(done, builder.mul(loop.index, done.type(columns))), columns)
-            done = builder.add(done, builder.mul(blocks, done.type(columns)))
+                block(builder.add(done, builder.mul(loop.index, WHOLE(columns))), columns)
+            done = builder.add(done, builder.mul(blocks, WHOLE(columns)))
         return context.get_dummy_value()

@@ -12,8 +12,8 @@ from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.pointconv import WIDTH, aggregate_backward, aggregate_forward, check_aggregate, pointconv_aggregate
 from lib.ops.product import multiply, pack
+from lib.ops.registers import ROWS
 from lib.ops.threads import run_in_ranges
-from lib.ops.tile import ROWS
 
 CHUNK_BYTES = 1 << 19  # aggregated values held at once a thread: with a panel of the matrix, what a core keeps near
 

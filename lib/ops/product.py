@@ -14,11 +14,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from lib.ops.compiled import compiled
-from lib.ops.tile import ROWS, VECTOR, product_tile
+from lib.ops.registers import ROWS, VECTOR_BYTES
+from lib.ops.tile import product_tile
 
 T = TypeVar("T")
-_tile, _narrow_tile = product_tile(ROWS, 2), product_tile(ROWS, 1)
-_row, _narrow_row = product_tile(1, 2), product_tile(1, 1)
+PANELS = 2 if ROWS == 8 else 1  # at once; the last one of an odd number goes alone
+_tile, _narrow_tile = product_tile(ROWS, PANELS), product_tile(ROWS, 1)
+_row, _narrow_row = product_tile(1, PANELS), product_tile(1, 1)
 
 
 def kept(arrange: Callable[..., T]) -> Callable[..., T]:
@@ -56,35 +58,30 @@ def kept(arrange: Callable[..., T]) -> Callable[..., T]:
 
 @kept
 def pack(matrix: Tensor) -> np.ndarray:
-    """A layer's matrix (D, C) in CPU memory, float32 or float64, in the order in which ``multiply`` reads it."""
+    """A layer's matrix (D, C) in CPU memory in panels (D' / n, C', n) of n columns, a vector of float32 or float64.
+
+    D' and C' are D and C up to the next multiple of n; there are zeros behind.
+    """
     return _panels(matrix.detach().contiguous().numpy())
 
 
 @kept
 def pack_layer(matrix: Tensor, bias: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix (D, C) and bias (D) of a linear layer: the first as by ``pack``."""
-    return pack(matrix), bias.detach().contiguous().numpy()
-
-
-@compiled()
-def _width(left, lanes):
-    """Columns of the next panel where so many are left: two vectors, or one where that will do."""
-    return lanes if left <= lanes else 2 * lanes
+    """Matrix (D, C) as by ``pack`` and bias (D), zeros behind: (D')."""
+    packed = pack(matrix)
+    shift = np.zeros(len(packed) * packed.shape[2], packed.dtype)
+    shift[: len(bias)] = bias.detach().numpy()
+    return packed, shift
 
 
 @compiled()
 def _panels(matrix):
-    """Panels of columns, one after the other: (C, width) each, zero behind the last column."""
     columns, inner = matrix.shape
-    lanes = VECTOR // matrix.itemsize
-    packed = np.zeros((columns + lanes - 1) // lanes * lanes * inner, matrix.dtype)
-    start = 0
-    for first in range(0, columns, 2 * lanes):
-        width = _width(columns - first, lanes)
-        for c in range(first, min(first + width, columns)):
-            for i in range(inner):
-                packed[start + i * width + c - first] = matrix[c, i]
-        start += inner * width
+    lanes = VECTOR_BYTES // matrix.itemsize
+    packed = np.zeros(((columns + lanes - 1) // lanes, (inner + lanes - 1) // lanes * lanes, lanes), matrix.dtype)
+    for c in range(columns):
+        for i in range(inner):
+            packed[c // lanes, i, c % lanes] = matrix[c, i]
     return packed
 
 
@@ -94,31 +91,26 @@ def multiply(values: np.ndarray, first: int, packed: np.ndarray, out: np.ndarray
 
     values (R, C) and out (N, D), both contiguous.
     """
-    inner, columns = values.shape[1], out.shape[1]
-    lanes = VECTOR // values.itemsize
-    left, flat = values.reshape(-1), out.reshape(-1)
-    corner = np.empty(ROWS * 2 * lanes, values.dtype)
-    panel = 0
-    for column in range(0, columns, 2 * lanes):
-        width = _width(columns - column, lanes)
-        fits = column + width <= columns
+    panels, _, lanes = packed.shape
+    corner = np.empty((ROWS, PANELS * lanes), values.dtype)  # for columns that fill no whole panel
+    for panel in range(0, panels, PANELS):
+        wide = panel + PANELS <= panels
+        column, width = panel * lanes, PANELS * lanes if wide else lanes
+        fits = column + width <= out.shape[1]
         r = 0
         while r < count:
             rows = ROWS if r + ROWS <= count else 1
-            source, target, place, pitch = (first + r) * inner, flat, (start + r) * columns + column, columns
-            if not fits:
-                target, place, pitch = corner, 0, width
-            if rows == ROWS and width > lanes:
-                _tile(left, source, inner, packed, panel, inner, target, place, pitch)
+            target, place, begin = (out, start + r, column) if fits else (corner, 0, 0)
+            if rows == ROWS and wide:
+                _tile(values, first + r, packed, panel, target, place, begin)
             elif rows == ROWS:
-                _narrow_tile(left, source, inner, packed, panel, inner, target, place, pitch)
-            elif width > lanes:
-                _row(left, source, inner, packed, panel, inner, target, place, pitch)
+                _narrow_tile(values, first + r, packed, panel, target, place, begin)
+            elif wide:
+                _row(values, first + r, packed, panel, target, place, begin)
             else:
-                _narrow_row(left, source, inner, packed, panel, inner, target, place, pitch)
+                _narrow_row(values, first + r, packed, panel, target, place, begin)
             if not fits:
                 for j in range(rows):
-                    for c in range(column, columns):
-                        out[start + r + j, c] = corner[j * width + c - column]
+                    for c in range(column, out.shape[1]):
+                        out[start + r + j, c] = corner[j, c - column]
             r += rows
-        panel += inner * width
