@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import suite_networks, suite_ops
 from lib.cli import Parser, choose_device, number, run_script
 from lib.provenance import provenance
@@ -21,6 +23,7 @@ SUITES = {
     "train": suite_networks.train,
     "scaling": suite_networks.scaling,
 }
+REPEATS = {"cpu": 5, "cuda": 20}  # a call takes milliseconds on a GPU
 
 EPILOG = """examples:
   python benchmark.py ops --json results/benchmark/ops.json
@@ -37,12 +40,17 @@ def main(argv: list[str] | None = None) -> int:
         "--num-points", type=number(int, 128), metavar="N", default=8192, help="points of each cloud; scaling: to 16 N"
     )
     parser.add_argument("--batch-size", type=number(int, 1), metavar="B", default=1, help="pairs at once")
-    parser.add_argument("--repeats", type=number(int, 1), metavar="R", default=5, help="timed calls")
+    parser.add_argument(
+        "--repeats", type=number(int, 1), metavar="R", help="timed calls (default: 5, on a GPU 20)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured here")
     args = parser.parse_args(argv)
 
     device = choose_device(args.device)
-    result = SUITES[args.suite](args.num_points, args.batch_size, device, args.repeats)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    repeats = args.repeats or REPEATS[device.type]
+    result = SUITES[args.suite](args.num_points, args.batch_size, device, repeats)
     settings = {"suite": args.suite, "num_points": args.num_points, "batch_size": args.batch_size}
     result = settings | {"device": str(device)} | result | {"provenance": provenance()}
     for line in report(result):

@@ -17,12 +17,14 @@ from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
 from lib.provenance import PROJECT_ROOT
 
+WARM_UP = {"cpu": 1, "cuda": 5}  # calls; a GPU also has clocks to raise and, the first time, kernels to compile
+CALLS = 20  # in a CUDA graph: its own launch is shared by so many
 PRODUCTS = ((2048, 2048, 2048), (8192, 2048, 128))  # rows, inner, columns: a large square and a layer of the network
 
 
-def timed(call: Callable[[], Any], device: torch.device, repeats: int, warmup: int = 1) -> dict[str, Any]:
+def timed(call: Callable[[], Any], device: torch.device, repeats: int, warm_up: bool = True) -> dict[str, Any]:
     """Seconds of ``call`` with the device synchronised: median, quartiles and every single one, after a warm-up."""
-    for _ in range(warmup):
+    for _ in range(WARM_UP[device.type] if warm_up else 0):
         call()
     seconds = []
     for _ in range(repeats):
@@ -37,12 +39,40 @@ def timed(call: Callable[[], Any], device: torch.device, repeats: int, warmup: i
 def alternately(calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int) -> dict[str, dict[str, Any]]:
     """``timed`` for several calls in turns, so that a slow moment of the machine meets them all."""
     for call in calls.values():
-        call()
+        for _ in range(WARM_UP[device.type]):
+            call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            seconds[name] += timed(call, device, 1, warmup=0)["all"]
+            seconds[name] += timed(call, device, 1, warm_up=False)["all"]
     return {name: spread(values) for name, values in seconds.items()}
+
+
+def timed_on_gpu(call: Callable[[], Any], device: torch.device, repeats: int) -> dict[str, Any]:
+    """Seconds that the kernels of ``call`` take on a GPU, as ``timed``, without Python, checks and launches.
+
+    A CUDA graph holds ``CALLS`` calls and runs between two events; the time is a call's share. What ``call`` reads
+    stays where it is, and nothing in it may wait for the GPU (the checks of ``lib.ops`` leave that out in a capture).
+    """
+    stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP["cuda"]):
+            call()
+    stream.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(CALLS):
+            call()
+    seconds = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        graph.replay()  # while it runs, the rest is queued: the GPU does not wait between the events
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3 / CALLS)  # from milliseconds
+    return spread(seconds)
 
 
 def spread(seconds: list[float]) -> dict[str, Any]:

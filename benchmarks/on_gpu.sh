@@ -51,8 +51,10 @@ try:
     print(f"cuda-core {getattr(core(), '__version__', '?')}, NVRTC {nvrtc_version()}")
 except ValueError as error:
     print(f"missing: {error}")
-wanted = missing("pytest", "numba", "scipy", "tqdm", "tensorboardX", "matplotlib", "laspy", "cv2", "triton")
-print(f"missing packages: {', '.join(wanted) or 'none'}")
+if missing("pytest"):
+    print("missing: pytest, without which no test runs")
+peers = missing("scipy", "pykdtree", "fpsample", "torch_cluster")
+print(f"missing among the packages to compare with: {', '.join(peers) or 'none'}")
 E_PYTHON
 status=$?
 while read -r line; do say "$line"; done < "$OUT/.machine"
@@ -60,7 +62,7 @@ rm -f "$OUT/.machine"
 [ "$status" -eq 0 ] || exit 2
 
 part tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda \
-  tests/test_cuda_ops.py tests/test_golden.py
+  tests/test_cuda_ops.py tests/test_golden.py tests/test_benchmark.py
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 if [ -n "$sanitizer" ]; then

@@ -19,8 +19,8 @@ def main() -> int:
     device = torch.device(task["device"])
     workload = Workload(task["network"], task["points"], task["batch"], device)
     before = _peak(device)
-    warmup = int(task["repeats"] > 1)  # a single call is made for its memory
-    times = timed(WORKS[task["work"]](workload), device, task["repeats"], warmup)
+    warm_up = task["repeats"] > 1  # a single call is made for its memory
+    times = timed(WORKS[task["work"]](workload), device, task["repeats"], warm_up)
     print(json.dumps(times | {"peak_bytes": _peak(device), "peak_bytes_before": before}))
     return 0
 

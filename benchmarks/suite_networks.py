@@ -14,24 +14,35 @@ from lib.losses.distill import METHODS
 from models import count_parameters
 
 TEACHER, STUDENT, PLAIN = "teacher", "student", "plain teacher"
+GRAPH = ", CUDA graph"
+RATIOS = {  # how many times as quick the second is as the first
+    "teacher_over_plain": (PLAIN, TEACHER),
+    "student_over_teacher": (TEACHER, STUDENT),
+    "teacher_graph_over_plain": (PLAIN, TEACHER + GRAPH),
+    "student_graph_over_plain": (PLAIN, STUDENT + GRAPH),
+    "student_graph_over_teacher_graph": (TEACHER + GRAPH, STUDENT + GRAPH),
+}
 SCALING_STEPS = 5  # sizes, each twice the one before: 8192 .. 131072
 METHODS_BATCH = 2  # scenes: semckd compares the scenes of a batch
 
 
 def model(points: int, batch: int, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Inference of teacher, student and the plain teacher: time, share of the machine's rate, memory, counts."""
+    """Inference of teacher, student and the plain teacher: time, share of the machine's rate, memory, counts.
+
+    On a GPU teacher and student also as CUDA graphs.
+    """
     rate = best_product_rate(device)
     names = (TEACHER, STUDENT, PLAIN)
     loads = {name: Workload(name, points, batch, device) for name in names}
     times = alternately({name: inference(loads[name]) for name in (TEACHER, STUDENT)}, device, repeats)
     times[PLAIN] = timed(inference(loads[PLAIN]), device, repeats)  # by itself: it leaves caches and memory cold
     if device.type == "cuda":
-        graphs = {f"{name}, CUDA graph": (loads[name], GraphedNetwork(loads[name].net)) for name in (TEACHER, STUDENT)}
+        graphs = {name + GRAPH: (loads[name], GraphedNetwork(loads[name].net)) for name in (TEACHER, STUDENT)}
         times |= alternately({name: inference(*pair) for name, pair in graphs.items()}, device, repeats)
     arithmetic = {name: _arithmetic(loads[name], points) for name in (TEACHER, STUDENT)}
     peaks = {name: _in_its_own_process("inference", name, points, batch, device)["peak_bytes"] for name in names}
-    seconds = {name: times[name]["median_seconds"] for name in names}
-    shares = {name: arithmetic[name]["flop"] * batch / seconds[name] / rate for name in (TEACHER, STUDENT)}
+    seconds = {name: entry["median_seconds"] for name, entry in times.items()}
+    flop = {name: entry["flop"] * batch for name, entry in arithmetic.items()}
     profiles = {}
     if device.type == "cpu":
         profiles = {name: on_one_thread(inference(loads[name]), repeats) for name in (TEACHER, STUDENT)}
@@ -40,12 +51,22 @@ def model(points: int, batch: int, device: torch.device, repeats: int) -> dict[s
         "arithmetic": arithmetic,
         "times": times,
         "seconds_on_one_thread": profiles,
-        "share_of_best_rate": shares,
+        "share_of_best_rate": _shares(flop, seconds, rate),
         "peak_bytes": peaks,
         "flow_difference_m": _flow_difference(loads),
-        "teacher_over_plain": seconds[PLAIN] / seconds[TEACHER],
-        "student_over_teacher": seconds[TEACHER] / seconds[STUDENT],
-    }
+    } | _ratios(seconds)
+
+
+def _shares(flop: dict[str, float], seconds: dict[str, float], rate: float) -> dict[str, float]:
+    """What the networks whose arithmetic is counted make of the best rate (FLOP/s), as graphs too where measured."""
+    names = [name for name in seconds if name.removesuffix(GRAPH) in flop]
+    return {name: flop[name.removesuffix(GRAPH)] / seconds[name] / rate for name in names}
+
+
+def _ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """Those of ``RATIOS`` of which both sides are measured."""
+    known = {name: pair for name, pair in RATIOS.items() if set(pair) <= set(seconds)}
+    return {name: seconds[slow] / seconds[quick] for name, (slow, quick) in known.items()}
 
 
 def _arithmetic(load: Workload, points: int) -> dict[str, Any]:
@@ -85,6 +106,7 @@ def train(points: int, batch: int, device: torch.device, repeats: int) -> dict[s
         "peak_bytes": peaks,
         "methods": methods,
         "methods_batch": len(several.xyz1),
+        "pairs_per_second": {name: batch / entry["median_seconds"] for name, entry in times.items()},
         "extra_training_time": {name: entry["median_seconds"] / base - 1 for name, entry in methods.items()},
         "teacher_over_plain": times[PLAIN]["median_seconds"] / times[TEACHER]["median_seconds"],
         "peak_memory_over_plain": peaks[TEACHER] / peaks[PLAIN],

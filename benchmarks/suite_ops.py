@@ -2,82 +2,120 @@
 
 import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.measure import timed
+from benchmarks.measure import timed, timed_on_gpu
 from benchmarks.workloads import Workload
 from lib import ops
+from lib.provenance import package_version
 from models.geometry import CROSS_NEIGHBOURS, DOWN_NEIGHBOURS, INTERPOLATION_NEIGHBOURS, SELF_NEIGHBOURS, SIZE_DIVISORS
 
 NEIGHBOURS = (INTERPOLATION_NEIGHBOURS, SELF_NEIGHBOURS, DOWN_NEIGHBOURS, CROSS_NEIGHBOURS)
 WIDTH = 128  # channels of the feature operations: those of the widest layers at level 0
+TRAINING_BATCH = 8  # pairs, as in the published recipe: both clouds of each are sampled at once
+PEERS = ("scipy", "pykdtree", "fpsample", "torch-cluster")
+ON_GPU_ALONE = "ours, on the GPU alone"
 NOT_INSTALLED = "not installed"
+
+Calls = dict[str, Callable[[], Any] | str]  # implementation -> what to time, or why it cannot be
 
 
 def run(points: int, batch: int, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Row -> implementation -> its times, or "not installed"."""
+    """Row -> implementation -> its times, or "not installed", or "not usable" and why; and the peers' versions.
+
+    On a GPU ``ours`` is a call as the caller sees it, checks and launches in it; ``ours, on the GPU alone`` is the time
+    of its kernels.
+    """
     load = Workload("student-tiny", points, batch, device)
-    rows = {f"furthest_point_sample {points} -> {points // SIZE_DIVISORS[1]}, {2 * batch} clouds": _sampling(load)}
+    rows = {}
+    for pairs in sorted({batch, TRAINING_BATCH}):
+        several = load if pairs == batch else Workload("student-tiny", points, pairs, device)
+        rows[f"furthest_point_sample {points} -> {points // SIZE_DIVISORS[1]}, {2 * pairs} clouds"] = _sampling(several)
     for k in NEIGHBOURS:
         rows[f"knn {points} x {points}, k = {k}, {batch} clouds"] = _search(load, k)
     rows |= {f"{name}, {batch} clouds": calls for name, calls in _features(load).items()}
-    return {
-        row: {
-            name: NOT_INSTALLED if call is None else timed(call, device, repeats) for name, call in calls.items()
-        }
-        for row, calls in rows.items()
+    measured = {
+        row: {name: _times(name, call, device, repeats) for name, call in calls.items()} for row, calls in rows.items()
     }
+    return measured | {"versions_of_peers": {name: package_version(name) or NOT_INSTALLED for name in PEERS}}
 
 
-def _package(name: str) -> Any:
-    """The module, or None where it is not installed."""
+def _times(name: str, call: Callable[[], Any] | str, device: torch.device, repeats: int) -> dict[str, Any] | str:
+    if isinstance(call, str):
+        return call
+    return (timed_on_gpu if name == ON_GPU_ALONE else timed)(call, device, repeats)
+
+
+def _peer(module: str, call: Callable[[ModuleType], Any]) -> Callable[[], Any] | str:
+    """The call with a package of others, or why it cannot be made; it is tried once.
+
+    A package may be missing, built for another torch, or built without CUDA: each fails in its own way.
+    """
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        return None
+        package = importlib.import_module(module)
+        call(package)
+    except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0]):
+            return NOT_INSTALLED
+        return f"not usable: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return lambda: call(package)
 
 
-def _sampling(load: Workload) -> dict[str, Callable[[], Any] | None]:
+def _ours(device: torch.device, call: Callable[[], Any], kernels: Callable[[], Any]) -> Calls:
+    """``call`` as a caller makes it, and on a GPU the time of the kernels that ``kernels`` launches."""
+    return {"ours": call} | ({ON_GPU_ALONE: kernels} if device.type == "cuda" else {})
+
+
+def _on_cpu(package: str, device: torch.device) -> str:
+    """The name of a row whose package knows no GPU."""
+    return package if device.type == "cpu" else f"{package}, on the CPU"
+
+
+def _sampling(load: Workload) -> Calls:
     both = torch.cat([load.xyz1, load.xyz2])  # (2 B, N, 3)
     count = both.shape[1] // SIZE_DIVISORS[1]
     clouds = list(both.cpu().numpy())
-    fpsample, cluster = _package("fpsample"), _package("torch_cluster")
     flat, owner = both.flatten(0, 1), torch.arange(len(both), device=both.device).repeat_interleave(both.shape[1])
-    return {
-        "ours": lambda: ops.furthest_point_sample(torch.cat(load.next_pair()), count),
+
+    def ours() -> Tensor:
+        return ops.furthest_point_sample(torch.cat(load.next_pair()), count)
+
+    return _ours(load.device, ours, lambda: ops.furthest_point_sample(both, count)) | {
         "plain torch": lambda: plain.sample(both, count),
-        "fpsample": fpsample and (
-            lambda: [fpsample.bucket_fps_kdline_sampling(c, count, h=7, start_idx=0) for c in clouds]
+        _on_cpu("fpsample", load.device): _peer(
+            "fpsample", lambda package: [package.bucket_fps_kdline_sampling(c, count, h=7, start_idx=0) for c in clouds]
         ),
-        "torch-cluster": cluster and (
-            lambda: cluster.fps(flat, owner, ratio=count / both.shape[1], random_start=False)
+        "torch-cluster": _peer(
+            "torch_cluster", lambda package: package.fps(flat, owner, ratio=count / both.shape[1], random_start=False)
         ),
-    }  # fmt: skip
+    }
 
 
-def _search(load: Workload, k: int) -> dict[str, Callable[[], Any] | None]:
+def _search(load: Workload, k: int) -> Calls:
     query, support = load.xyz1, load.xyz2
     pairs = [(q.cpu().numpy(), s.cpu().numpy()) for q, s in zip(query, support, strict=True)]
-    pykdtree, cluster = _package("pykdtree.kdtree"), _package("torch_cluster")
     owner = torch.arange(len(query), device=query.device).repeat_interleave(query.shape[1])
     workers = torch.get_num_threads()
-    return {
-        "ours": lambda: ops.knn(*load.next_pair(), k),
+    return _ours(load.device, lambda: ops.knn(*load.next_pair(), k), lambda: ops.knn(query, support, k)) | {
         "plain torch": lambda: plain.knn(query, support, k),
-        "scipy": lambda: [cKDTree(s).query(q, k, workers=workers) for q, s in pairs],
-        "pykdtree": pykdtree and (lambda: [pykdtree.KDTree(s).query(q, k) for q, s in pairs]),
-        "torch-cluster": cluster and (
-            lambda: cluster.knn(support.flatten(0, 1), query.flatten(0, 1), k, owner, owner)
+        _on_cpu("scipy", load.device): _peer(
+            "scipy.spatial", lambda package: [package.cKDTree(s).query(q, k, workers=workers) for q, s in pairs]
         ),
-    }  # fmt: skip
+        _on_cpu("pykdtree", load.device): _peer(
+            "pykdtree.kdtree", lambda package: [package.KDTree(s).query(q, k) for q, s in pairs]
+        ),
+        "torch-cluster": _peer(
+            "torch_cluster", lambda package: package.knn(support.flatten(0, 1), query.flatten(0, 1), k, owner, owner)
+        ),
+    }
 
 
-def _features(load: Workload) -> dict[str, dict[str, Callable[[], Any]]]:
+def _features(load: Workload) -> dict[str, Calls]:
     """The operations on features, forward and backward, each beside its readable twin in torch operators."""
     torch.manual_seed(0)
     query, support = load.xyz1, load.xyz2
@@ -104,8 +142,8 @@ def _features(load: Workload) -> dict[str, dict[str, Callable[[], Any]]]:
     rows = {}
     for name, call in calls.items():
         forward, both = _passes(call)
-        rows[f"{name}, {WIDTH} channels, forward"] = _with_twin(forward)
-        rows[f"{name}, {WIDTH} channels, forward and backward"] = _with_twin(both)
+        rows[f"{name}, {WIDTH} channels, forward"] = _ours(load.device, forward, forward) | _twin(forward)
+        rows[f"{name}, {WIDTH} channels, forward and backward"] = {"ours": both} | _twin(both)
     return rows
 
 
@@ -121,10 +159,10 @@ def _passes(call: Callable[[], Tensor]) -> tuple[Callable[[], Any], Callable[[],
     return forward, both
 
 
-def _with_twin(call: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
+def _twin(call: Callable[[], Any]) -> Calls:
     def twin() -> None:
         with ops.use_backend("reference"):
             call()
 
-    return {"ours": call, "plain torch": twin}
+    return {"plain torch": twin}
 

@@ -7,28 +7,38 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from lib import distributed
 from lib.files import write_atomically
 from lib.ops.errors import InputError
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 
 def say(message: str) -> None:
     """Prints a line from the main process, above any progress bar."""
     if distributed.is_main():
-        tqdm.write(message, file=sys.stdout)
+        _tqdm().write(message, file=sys.stdout)
         sys.stdout.flush()
 
 
-def progress_bar(total: int, description: str, unit: str, done: int = 0) -> tqdm:
+def progress_bar(total: int, description: str, unit: str, done: int = 0) -> "tqdm":
     """A bar with time left, in the main process and on a terminal only."""
     disable = None if distributed.is_main() else True  # None: tqdm hides the bar where there is no terminal
-    return tqdm(
+    return _tqdm()(
         total=total, initial=done, desc=description, unit=unit, disable=disable, dynamic_ncols=True, leave=False
     )
+
+
+def _tqdm() -> "type[tqdm]":
+    """Imported where a line is printed: a benchmark prints none, and runs on a machine that has torch alone."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise InputError("progress lines need tqdm: pip install tqdm") from error
+    return tqdm
 
 
 def metrics_line(metrics: dict[str, float], units: dict[str, str]) -> str:

@@ -18,7 +18,10 @@ COMPILERS = ("numba", "llvmlite", "cuda-core", "nvidia-cuda-nvrtc")  # packages 
 
 
 def provenance() -> dict[str, Any]:
-    """A JSON-able record of this process: git commit, versions, machine, command line and time (UTC)."""
+    """A JSON-able record of this process: git commit, versions, machine, command line and time (UTC).
+
+    The GPU is torch's current one; the scripts make that the one of --device.
+    """
     return {
         "git": git_commit(),
         "command": shlex.join(["python", *sys.argv]),
@@ -28,7 +31,7 @@ def provenance() -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "cuda": torch.version.cuda,
-            **{name: _version(name) for name in COMPILERS},
+            **{name: package_version(name) for name in COMPILERS},
         },
         "machine": {
             "system": platform.platform(),
@@ -39,7 +42,8 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package, by its name on PyPI; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
