@@ -241,16 +241,17 @@ class BiPointFlowNet(nn.Module):
                 flow_up = up1(flows[level + 1])  # (B, N_l, 3)
                 warped = warp(cloud1.xyz[level], cloud2.xyz[level], flow_up)
                 near12, near21 = cross_neighbours(cloud1.xyz[level], warped)
-            context1, context2 = ops.side_by_side(
+            context1, context2, *brought = ops.side_by_side(
                 xyz1,
                 partial(self._context, level, pyramid1[level], up1, above1),
                 partial(self._context, level, pyramid2[level], up2, above2),
+                *([] if predicted is None else [partial(up1, predicted)]),
             )
             above1, above2, embedding = self.embedding[level](
                 cloud1.xyz[level], warped, context1, context2, near12, near21
             )
-            parts = [pyramid1[level], embedding] if level == 3 else [pyramid1[level], up1(predicted), embedding]
-            predicted, residual = self.predictor[level](torch.cat(parts, dim=-1), geometry.own[level])
+            known = torch.cat([pyramid1[level], *brought, embedding], dim=-1)
+            predicted, residual = self.predictor[level](known, geometry.own[level])
             flows[level] = residual if level == 3 else residual + flow_up
             features |= {f"embedding/{level}": embedding, f"predictor/{level}": predicted}
         return FlowOutput(flows, cloud1.indices[:4], cloud2.indices[:4], features if return_features else {})

@@ -56,7 +56,7 @@ class Neighbourhood:
     @classmethod
     def of(cls, query: Tensor, support: Tensor, index: Tensor) -> "Neighbourhood":
         """Where the neighbours index (B, N, K) of each query (B, N, 3) lie among the support points (B, M, 3)."""
-        return cls(index, ops.gather(support, index) - query[:, :, None])
+        return cls(index, ops.neighbour_offsets(query, support, index))
 
 
 @dataclass

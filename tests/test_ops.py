@@ -102,6 +102,29 @@ def test_boxes_hold_every_point_once(points):
     assert (np.repeat(boxes.high.T, 16, axis=0)[:points] >= inside).all()
 
 
+def test_several_searches_at_once_are_those_one_by_one():
+    few, many, none = uniform_cloud(2, 40), lumpy_cloud(700).float().expand(2, -1, -1), uniform_cloud(2, 0)
+    searches = [(many, many, 9), (few, few, 40), (few, few, 3), (none, few, 1), (many[:1], many[:1].clone(), 70)]
+    for found, search in zip(ops.knn_each(*searches), searches, strict=True):
+        assert torch.equal(found, reference.knn(*search))
+    assert ops.knn_each() == []
+    with pytest.raises(ops.InputError, match=r"^knn: support \(2, 40, 3\) holds NaN"):
+        ops.knn_each((few, few, 1), (few, few * float("nan"), 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neighbour_offsets_in_and_out_of_autograd(dtype):
+    query, support = uniform_cloud(2, 30).to(dtype), uniform_cloud(2, 50).to(dtype)
+    index = torch.randint(0, 50, (2, 30, 4), generator=generator)
+    expected = ops.gather(support, index) - query[:, :, None]
+    assert torch.equal(ops.neighbour_offsets(query, support, index), expected)
+    with torch.no_grad():
+        assert torch.equal(ops.neighbour_offsets(query, support, index), expected)
+        assert ops.neighbour_offsets(query[:, :0], support, index[:, :0]).shape == (2, 0, 4, 3)
+    clouds = [cloud[:, :8].double().requires_grad_() for cloud in (query, support)]
+    assert torch.autograd.gradcheck(lambda *pair: ops.neighbour_offsets(*pair, index[:, :8] % 8), clouds)
+
+
 def test_a_cloud_that_was_changed_in_place_is_searched_anew():
     query, support = uniform_cloud(1, 200), uniform_cloud(1, 300)
     ops.knn(query, support, 5)
@@ -331,6 +354,10 @@ BAD = [
         lambda: ops.add_linear(XYZ, XYZ[:, :7], torch.eye(3), torch.zeros(3)),
         "add_linear: values (2, 8, 3) must be (B, N, C), points (2, 7, 3) (B, N, 3), weight (3, 3) (C, 3), "
         "bias (3,) (C)",
+    ),
+    (
+        lambda: ops.neighbour_offsets(XYZ[:, :5], XYZ, INDEX),
+        "neighbour_offsets: index (2, 8, 4) must be (B, N, K) for query (2, 5, 3)",
     ),
     (lambda: ops.gather(XYZ[0], INDEX), "gather: values must be (B, M, C), got (8, 3)"),
     (

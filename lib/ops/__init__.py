@@ -8,7 +8,7 @@ from lib.ops.backend import BACKENDS, describe_kernels, get_backend, set_backend
 from lib.ops.checks import check_finite, is_recording
 from lib.ops.errors import InputError
 from lib.ops.flow_embedding import flow_embedding
-from lib.ops.gather import gather
+from lib.ops.gather import gather, neighbour_offsets
 from lib.ops.inference import runs_inference, side_by_side
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn, knn_each
@@ -34,6 +34,7 @@ __all__ = [
     "knn",
     "knn_each",
     "linear",
+    "neighbour_offsets",
     "pointconv_aggregate",
     "pointconv_layer",
     "pointconv_linear",

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from lib.ops import cuda, reference
 from lib.ops.backend import runs_compiled, runs_kernels
-from lib.ops.checks import check_index
+from lib.ops.checks import check_clouds, check_index
 from lib.ops.compiled import compiled, untraced
 from lib.ops.errors import InputError
+from lib.ops.inference import runs_inference
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -27,6 +28,37 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     # An embedding look-up: the same rows, but its backward adds in a fixed order on a CPU.
     rows = flat_rows("gather", index.flatten(1)[:, :, None], values.shape[1]).view(index.shape)
     return F.embedding(rows, values.reshape(-1, values.shape[2]))
+
+
+def neighbour_offsets(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
+    """Where the neighbours of a query lie: support[index] - query, metres.
+
+    query (B, N, 3), support (B, M, 3), index (B, N, K) into M -> (B, N, K, 3). Differentiable in both clouds.
+
+    Raises InputError for shapes, dtypes or devices that do not go together.
+    """
+    check_clouds("neighbour_offsets", query=query, support=support)
+    check_index("neighbour_offsets", index, support, dims=3)
+    if index.shape[1] != query.shape[1]:
+        raise InputError(
+            f"neighbour_offsets: index {tuple(index.shape)} must be (B, N, K) for query {tuple(query.shape)}"
+        )
+    if not runs_inference(query, support):
+        return gather(support, index) - query[:, :, None]
+    rows = flat_rows("neighbour_offsets", index, support.shape[1])  # (B N, K) into (B M) rows
+    points, table = (cloud.detach().contiguous().numpy().reshape(-1, 3) for cloud in (query, support))
+    out = np.empty((*index.shape, 3), points.dtype)
+    _offsets(points, table, rows.numpy(), out.reshape(*rows.shape, 3))
+    return torch.from_numpy(out)
+
+
+@compiled()
+def _offsets(points, table, rows, out):
+    for r in range(len(rows)):
+        x, y, z = points[r, 0], points[r, 1], points[r, 2]
+        for k in range(rows.shape[1]):
+            near, offset = table[rows[r, k]], out[r, k]
+            offset[0], offset[1], offset[2] = near[0] - x, near[1] - y, near[2] - z
 
 
 @untraced

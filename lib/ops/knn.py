@@ -65,7 +65,7 @@ def _check(query: Tensor, support: Tensor, k: int, looked_at: set[int]) -> None:
 
 def _compiled_knn(searches: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
     """All boxes first, then all searches, in pieces that the threads take in turn."""
-    size = max(MIN_BOX, *(-(-k // LANES) * LANES for *_, k in searches))  # whole vectors
+    size = max([MIN_BOX, *(-(-k // LANES) * LANES for *_, k in searches)])  # whole vectors
     clouds = {id(cloud): cloud for *pair, _ in searches for cloud in pair if cloud.shape[1] > 0}
     buckets = iter(bucket_clouds([one for cloud in clouds.values() for one in cloud.detach().numpy()], size))
     known = {key: [next(buckets) for _ in cloud] for key, cloud in clouds.items()}  # a list of clouds a batch
