@@ -126,14 +126,15 @@ def _features(load: Workload) -> dict[str, Calls]:
 
     cloud = (*query.shape[:2], WIDTH)
     features, queries, matrix, bias = randn(*cloud), randn(*cloud), randn(WIDTH, WIDTH), randn(WIDTH)
-    offset, kernel = (randn(*near[SELF_NEIGHBOURS].shape, width) for width in (3, 16))
+    offset, wide = randn(*near[SELF_NEIGHBOURS].shape, 3), randn(WIDTH, (3 + WIDTH) * 16)
+    net = [randn(8, 3), randn(8), randn(8, 8), randn(8), randn(16, 8), randn(16)]
     weights = ops.inverse_distance_weights(query, support, near[INTERPOLATION_NEIGHBOURS])
     calls = {
         f"weighted_sum k = {INTERPOLATION_NEIGHBOURS}": (
             lambda: ops.weighted_sum(features, near[INTERPOLATION_NEIGHBOURS], weights)
         ),
-        f"pointconv_aggregate k = {SELF_NEIGHBOURS}": (
-            lambda: ops.pointconv_aggregate(offset, features, near[SELF_NEIGHBOURS], kernel)
+        f"pointconv_net k = {SELF_NEIGHBOURS}": (
+            lambda: ops.pointconv_net(offset, features, near[SELF_NEIGHBOURS], net, wide, bias)
         ),
         f"flow_embedding k = {CROSS_NEIGHBOURS}": (
             lambda: ops.flow_embedding(queries, features, near[CROSS_NEIGHBOURS], matrix, bias)

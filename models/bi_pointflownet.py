@@ -22,7 +22,7 @@ from models.geometry import (
     cross_neighbours,
     level_sizes,
 )
-from models.layers import Linear, PointConv, PointConvDown, SharedMLP
+from models.layers import Linear, PointConv, PointConvDown, PointMLP, SharedMLP
 
 FLOW_LEVELS = 4  # flows are predicted at levels 0..3
 MAX_RESIDUAL = 200.0  # metres
@@ -72,7 +72,7 @@ class FeaturePyramid(nn.Module):
         def same(width: int) -> list[int]:
             return [width] if ratio == 1 else [width // ratio, width]
 
-        self.stem = SharedMLP(3, w[0], *same(w[0]))
+        self.stem = PointMLP(3, w[0], *same(w[0]))
         self.lift = nn.ModuleList(SharedMLP(w[level], 2 * w[level]) for level in range(4))  # passed down to level + 1
         self.down = nn.ModuleList(PointConvDown(2 * w[level], w[level + 1]) for level in range(4))
         self.refine = nn.ModuleList(SharedMLP(w[level], *same(w[level])) for level in (1, 2, 3))

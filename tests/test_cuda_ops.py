@@ -12,7 +12,8 @@ from itertools import product
 import pytest
 import torch
 from test_cuda_on_host import extreme_cloud, far_cloud, results, wide_cases
-from test_ops import CLOUDS, cases, cases_of, generator, grid_cloud, uniform_cloud
+from test_models import assert_autocast_leaves_coordinates
+from test_ops import CLOUDS, cases, cases_of, generator, grid_cloud, uniform_cloud, weight_net_layers
 
 from benchmarks.workloads import Workload, distillation
 from lib import ops
@@ -125,17 +126,19 @@ def test_more_than_2_to_the_31_gathered_values():
 def test_more_than_2_to_the_31_aggregated_values():
     """2^31 + 2^17 values of 2048 a query, and as many again of their gradient: every query is like its neighbours."""
     queries, channels = (1 << 20) + 64, 125
-    offset = torch.ones(1, queries, 1, 3, device="cuda", dtype=torch.bfloat16)
+    offset = torch.ones(1, queries, 1, 3, device="cuda", requires_grad=True)
     features = torch.full((1, 1, channels), 2.0, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     index = torch.zeros(1, queries, 1, dtype=torch.int64, device="cuda")
-    weights = torch.full((1, queries, 1, 16), 0.5, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    out = ops.pointconv_aggregate(offset, features, index, weights)
+    layers = [torch.zeros_like(layer, device="cuda", dtype=torch.float32) for layer in weight_net_layers()]
+    layers[-1].fill_(0.5).requires_grad_()  # the last bias: every weight is 0.5
+    out = torch.ops.point_ops.pointconv(offset, features, index, layers)
     assert out.numel() > 2**31 and (out[0, -1, :48] == 0.5).all() and (out[0, -1, 48:] == 1).all()
     grad = torch.zeros_like(out)
     grad[0, -1] = 1  # of the last query alone
     out.backward(grad)
     assert (features.grad == 8).all()  # 16 weights of 0.5
-    assert (weights.grad[0, -1] == 253).all() and (weights.grad[0, :-1] == 0).all()  # 3 x 1 + 125 x 2
+    assert (offset.grad[0, -1] == 8).all() and (offset.grad[0, :-1] == 0).all()
+    assert (layers[-1].grad == 253).all()  # 3 x 1 + 125 x 2
 
 
 def test_more_than_2_to_the_31_embedded_values():
@@ -158,6 +161,39 @@ def test_a_thread_that_has_not_called_cuda():
     thread.join()
     torch.cuda.synchronize()
     assert torch.equal(found[0], expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_bf16_autocast_leaves_coordinates_in_float32(training):
+    assert_autocast_leaves_coordinates("cuda", training)
+
+
+def test_features_of_16_bits_beside_coordinates_of_32():
+    inputs, function = wide_cases(9, 67, 33)["pointconv_net"]
+    inputs = [i.bfloat16() if i.shape == (2, 33, 67) else i.float() for i in inputs]
+    with torch.autocast("cuda", torch.bfloat16):
+        found = cuda_results(inputs, function, ops)
+    assert [value.dtype for value in found] == [torch.bfloat16, *(i.dtype for i in inputs)]
+    for ours, twin in zip(found, results([i.double() for i in inputs], function, reference), strict=True):
+        assert (ours.double() - twin).norm() <= 0.02 * twin.norm()
+
+
+def test_a_pointconv_keeps_no_weights_in_memory():
+    """Forward and what it leaves for the backward: less than the weights of all neighbours alone."""
+    batch, points, neighbours = 8, 8192, 9
+    offset = torch.randn(batch, points, neighbours, 3, device="cuda", requires_grad=True)
+    features = torch.randn(batch, points, 1, device="cuda", requires_grad=True)
+    index = torch.randint(0, points, (batch, points, neighbours), device="cuda")
+    layers = [layer.float().cuda().requires_grad_() for layer in weight_net_layers()]
+    matrix, bias = torch.randn(4, 4 * 16, device="cuda", requires_grad=True), torch.zeros(4, device="cuda")
+    with torch.no_grad():
+        ops.pointconv_net(offset, features, index, layers, matrix, bias)  # the matrix product's own workspace stays
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    out = ops.pointconv_net(offset, features, index, layers, matrix, bias)
+    aggregated = 4 * batch * points * (4 * 16 + 4)  # bytes of the sums and of the output
+    assert torch.cuda.max_memory_allocated() - before < aggregated + 4 * index.numel() * 16 / 4
+    out.sum().backward()
 
 
 def train(steps: int, amp: bool) -> dict[str, torch.Tensor]:

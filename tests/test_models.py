@@ -7,7 +7,7 @@ from lib import ops
 from lib.ops import InputError
 from models import CHECKPOINT_FORMAT, MODELS, build_model, count_parameters, load_model, model_record, restore_model
 from models.geometry import level_sizes
-from models.layers import BatchNorm
+from models.layers import WEIGHTS, BatchNorm, PointConvDown, PointMLP
 from models.published import from_published, is_unused
 
 TINY = {"pyramid": (4, 6, 8, 10, 10), "context": (4, 4, 6, 6), "predictor": (12, 12, 12, 8)}
@@ -150,6 +150,31 @@ def test_bf16_autocast(small_pair, tiny_net):
     assert out.flows[0].dtype == torch.float32
     out.flows[0].sum().backward()
     torch.testing.assert_close(out.flows[0], tiny_net(*small_pair).flows[0], rtol=0.2, atol=0.05)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_bf16_autocast_leaves_coordinates_in_float32(training):
+    assert_autocast_leaves_coordinates("cpu", training)
+
+
+def assert_autocast_leaves_coordinates(device: str, training: bool) -> None:
+    """In bf16 neighbours of a point 1000 m away are all one point; their differences are what these layers see."""
+    torch.manual_seed(0)
+    xyz, middle = (1000 + torch.rand(2, 40, 3)).to(device), 1000.5
+    stem, conv = (layer.train(training).to(device) for layer in (PointMLP(3, 8, 8), PointConvDown(8, 8)))
+    index, features = torch.randint(40, (2, 30, 5)).to(device), torch.randn(2, 40, 8).to(device)
+    offset = ops.gather(xyz, index)
+    with torch.no_grad():
+        for layer in (stem[0], conv.weightnet[0]):
+            layer.bias.copy_(-middle * layer.weight.sum(1) + 0.1)
+        conv.linear.weight[:, : 3 * WEIGHTS] = 0  # what remains of the coordinates is in the weights
+        expected = stem(xyz), conv(offset, features, index)
+        with torch.autocast(device, torch.bfloat16):
+            found = stem(xyz), conv(offset, features, index)
+    for ours, single in zip(found, expected, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.float() - single).norm() < 0.01 * single.norm()
+    assert len(xyz.bfloat16().unique()) == 1
 
 
 def test_batch_norm_equals_torch():

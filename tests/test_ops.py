@@ -186,6 +186,11 @@ def neighbourhood(make) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return query, support, reference.knn(query, support, 4)
 
 
+def weight_net_layers() -> list[torch.Tensor]:
+    """Weight and bias of 3 -> 8 -> 8 -> 16."""
+    return [normal(8, 3), normal(8), normal(8, 8), normal(8), normal(16, 8), normal(16)]
+
+
 def cases(make) -> dict:
     """op name -> (differentiable inputs, function of them)"""
     return cases_of(*neighbourhood(make))
@@ -215,6 +220,10 @@ def cases_of(query: torch.Tensor, support: torch.Tensor, index: torch.Tensor) ->
         "weight_net": (
             [normal(2, n, k, 3), normal(8, 3), normal(8), normal(6, 8), normal(6), normal(16, 6), normal(16)],
             lambda o, *layers: layers[-1].weight_net(o, *layers[:-1]),
+        ),
+        "pointconv_net": (
+            [normal(2, n, k, 3), normal(2, m, 6), *weight_net_layers(), normal(5, 9 * 16), normal(5)],
+            lambda o, f, *rest: rest[-1].pointconv_net(o, f, index.to(o.device), rest[:6], *rest[6:8]),
         ),
         "flow_embedding": (
             [normal(2, n, 6), normal(2, m, 6), normal(7, 6), normal(7)],
@@ -290,16 +299,24 @@ def test_autocast_keeps_sums_in_full_precision():
     assert out.dtype == torch.float32
 
 
+def test_autocast_keeps_offsets_in_full_precision():
+    expected = ops.weight_net(OFFSET, *NET)
+    for backend in ("fast", "reference"):
+        with torch.autocast("cpu", torch.bfloat16), ops.use_backend(backend):
+            torch.testing.assert_close(ops.weight_net(OFFSET, *NET), expected)
+
+
 def test_every_public_operation_has_a_twin_of_the_same_signature():
     for name in (
         "furthest_point_sample", "knn", "gather", "inverse_distance_weights", "weighted_sum", "pointconv_aggregate",
-        "flow_embedding", "pointconv_linear", "weight_net",
+        "flow_embedding", "pointconv_linear", "pointconv_net", "weight_net",
     ):  # fmt: skip
         assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(reference, name))
 
 
 XYZ = torch.rand(2, 8, 3)
 INDEX = torch.zeros(2, 8, 4, dtype=torch.int64)
+OFFSET, MATRIX, NET = torch.rand(2, 8, 4, 3), torch.rand(5, 96), [layer.float() for layer in weight_net_layers()]
 BAD = [
     (lambda: ops.knn(XYZ, XYZ[:, :5], 6), "knn: 6 neighbours asked of 5 points: query (2, 8, 3), support (2, 5, 3)"),
     (lambda: ops.knn(XYZ, XYZ, 0), "knn: 0 neighbours asked of 8 points: query (2, 8, 3), support (2, 8, 3)"),
@@ -396,6 +413,23 @@ BAD = [
         "weight_net: offset (2, 8, 3) needs three times weight (D, inputs) and bias (D), got (3, 3), (3,), (4, 4), "
         "(4,)",
     ),
+    (
+        lambda: ops.weight_net(XYZ, NET[0].double(), *NET[1:]),
+        "weight_net: offset (2, 8, 3) is torch.float32 but weight1 (8, 3) torch.float64: convert one",
+    ),
+    (
+        lambda: ops.pointconv_net(OFFSET, XYZ, INDEX, NET[:4], MATRIX, torch.rand(5)),
+        "pointconv_net: offset (2, 8, 4, 3) must be (B, N, K, 3), features (2, 8, 3) (B, M, C), index (2, 8, 4) "
+        "(B, N, K), layers (8, 3), (8,), (8, 8), (8,) (8, 3), (8,), (8, 8), (8,), (16, 8), (16,)",
+    ),
+    (
+        lambda: ops.pointconv_net(OFFSET, XYZ, INDEX, NET, MATRIX[:, 1:], torch.rand(5)),
+        "pointconv_net: matrix (5, 95) must be (D, 96) for features (2, 8, 3), and bias (5,) (D)",
+    ),
+    (
+        lambda: ops.pointconv_net(OFFSET.double(), XYZ, INDEX, NET, MATRIX, torch.rand(5)),
+        "pointconv_net: features (2, 8, 3) is torch.float32 but offset (2, 8, 4, 3) torch.float64: convert one",
+    ),
     (lambda: ops.set_backend("quick"), "ops: unknown backend 'quick': choose one of auto, fast, cuda, reference"),
 ]
 
@@ -422,6 +456,22 @@ ELSEWHERE = [
     (
         lambda: ops.pointconv_aggregate(torch.rand(2, 8, 4, 3), XYZ, INDEX, torch.rand(2, 8, 4, 16, device="meta")),
         "pointconv_aggregate: features (2, 8, 3) is on cpu but weights (2, 8, 4, 16) on meta: move one",
+    ),
+    (
+        lambda: ops.weight_net(XYZ, *NET[:3], torch.rand(8, device="meta"), *NET[4:]),
+        "weight_net: offset (2, 8, 3) is on cpu but bias2 (8,) on meta: move one",
+    ),
+    (
+        lambda: ops.weight_net(AWAY, *NET),
+        "weight_net: offset (2, 8, 3) is on meta but weight1 (8, 3) on cpu: move one",
+    ),
+    (
+        lambda: ops.pointconv_net(OFFSET, XYZ, INDEX, [*NET[:5], torch.rand(16, device="meta")], MATRIX, torch.rand(5)),
+        "pointconv_net: features (2, 8, 3) is on cpu but bias3 (16,) on meta: move one",
+    ),
+    (
+        lambda: ops.pointconv_net(OFFSET, XYZ, INDEX, NET, MATRIX, torch.rand(5, device="meta")),
+        "pointconv_net: features (2, 8, 3) is on cpu but bias (5,) on meta: move one",
     ),
     (
         lambda: ops.pointconv_linear(

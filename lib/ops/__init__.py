@@ -16,6 +16,7 @@ from lib.ops.linear import add_linear, linear
 from lib.ops.pointconv import pointconv_aggregate
 from lib.ops.pointconv_layer import pointconv_layer
 from lib.ops.pointconv_linear import pointconv_linear
+from lib.ops.pointconv_net import pointconv_net
 from lib.ops.sampling import furthest_point_sample
 from lib.ops.weight_net import weight_net
 
@@ -38,6 +39,7 @@ __all__ = [
     "pointconv_aggregate",
     "pointconv_layer",
     "pointconv_linear",
+    "pointconv_net",
     "runs_inference",
     "set_backend",
     "side_by_side",

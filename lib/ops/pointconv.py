@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.ops import cuda, reference
-from lib.ops.backend import full_precision, runs_compiled, runs_kernels
+from lib.ops import reference
+from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
@@ -19,13 +19,12 @@ def pointconv_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights
 
     offset (B, N, K, 3) = x_k - x_query in metres, features (B, M, C), index (B, N, K) into M, weights (B, N, K, 16)
     -> (B, N, (3 + C) * 16), the input channel slow and the weight fast. Differentiable in offset, features and weights.
+    On a GPU this is the readable twin; the kernel is ``pointconv_net``'s, which makes the weights itself.
 
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
     offset, features, weights = full_precision(offset, features, weights)
     check_aggregate(offset, features, index, weights)
-    if runs_kernels(offset, features, weights):
-        return cuda.pointconv_aggregate(offset, features, index, weights)
     if not runs_compiled(offset, features, weights):
         return reference.pointconv_aggregate(offset, features, index, weights)
     return _PointConvAggregate.apply(offset, features, index, weights)

@@ -5,6 +5,8 @@ decide about an index are always evaluated in float64, whatever the precision of
 Shapes: B clouds, N queries, M support points, K neighbours, C channels; coordinates in metres.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,6 +89,13 @@ def weight_net(offset: Tensor, *layers: Tensor) -> Tensor:
     for weight, bias in zip(layers[::2], layers[1::2], strict=True):
         offset = F.relu(F.linear(offset, weight, bias))
     return offset
+
+
+def pointconv_net(
+    offset: Tensor, features: Tensor, index: Tensor, layers: Sequence[Tensor], matrix: Tensor, bias: Tensor
+) -> Tensor:
+    """``pointconv_linear`` with the weights ``weight_net`` (offset, *layers): (B, N, D)."""
+    return pointconv_linear(offset, features, index, weight_net(offset, *layers), matrix, bias)
 
 
 def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from lib.ops import reference
-from lib.ops.backend import runs_compiled
-from lib.ops.checks import check_alike
+from lib.ops.backend import full_precision, runs_compiled
+from lib.ops.checks import check_alike, check_devices
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.outer_sum import WIDTH, outer_sum
 from lib.ops.threads import run_in_ranges
 
+NAMES = "weight1", "bias1", "weight2", "bias2", "weight3", "bias3"
 BLOCK = 256  # offsets whose hidden values are held at once, in a core's first-level cache
 
 
@@ -22,14 +23,17 @@ def weight_net(offset: Tensor, *layers: Tensor) -> Tensor:
 
     offset (..., 3) in metres; layers: weight (D_i, D_{i - 1}) and bias (D_i) of each in turn, D_0 = 3 -> (..., D_3).
     Such narrow layers cost memory traffic, not arithmetic: on a CPU one pass over the offsets does all three (where D_3
-    is 16). Differentiable in everything.
+    is 16). Coordinates keep their full precision under autocast. Differentiable in everything.
 
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
     check_layers("weight_net", offset, layers)
-    if not runs_compiled(offset, *layers) or torch.is_autocast_enabled("cpu") or len(layers[-1]) != WIDTH:
-        return reference.weight_net(offset, *layers)
-    check_alike("weight_net", offset=offset, weight=layers[0])
+    check_devices("weight_net", offset=offset, **dict(zip(NAMES, layers, strict=True)))
+    offset, *layers = full_precision(offset, *layers)
+    check_alike("weight_net", offset=offset, **dict(zip(NAMES, layers, strict=True)))
+    if not runs_compiled(offset, *layers) or len(layers[-1]) != WIDTH:
+        with torch.autocast(offset.device.type, enabled=False):
+            return reference.weight_net(offset, *layers)
     return _WeightNet.apply(offset, *layers)
 
 

@@ -165,6 +165,7 @@ inline Dim gridDim, blockDim;
 #define SHARED(type, name, dims) auto& name = host::shared<type dims>(*host::current->block, __LINE__)
 
 inline void __syncthreads() { host::meet(host::current->block->meeting); }
+inline void __syncwarp() { host::meet(host::warp().meeting); }
 inline void cluster_barrier() { host::meet(host::current->block->cluster->meeting); }
 template <typename T> T* in_block(T* mine, unsigned rank) {
     host::Block& own = *host::current->block;

@@ -9,7 +9,7 @@ from lib.ops.cuda.flow_embedding import flow_embedding
 from lib.ops.cuda.gather import gather
 from lib.ops.cuda.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.cuda.knn import knn
-from lib.ops.cuda.pointconv import pointconv_aggregate
+from lib.ops.cuda.pointconv import pointconv_net
 from lib.ops.cuda.sampling import furthest_point_sample
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "gather",
     "inverse_distance_weights",
     "knn",
-    "pointconv_aggregate",
+    "pointconv_net",
     "weighted_sum",
 ]
