@@ -160,6 +160,19 @@ def test_knn_with_coordinates_far_from_the_origin():
     assert torch.equal(ops.knn(query, support, 5), reference.knn(query - 4096, support - 4096, 5))
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1.0, 1e18, 1e160])
+def test_knn_of_distances_that_float32_cannot_tell_apart(scale):
+    """Points on spheres round the queries, but for float64's last bits; far from the origin; of all scales."""
+    direction = torch.nn.functional.normalize(torch.randn(1, 900, 3, generator=generator, dtype=torch.float64), dim=2)
+    support = scale * torch.cat([direction * radius for radius in (1, 1 + 1e-15, 1 + 1e-9, 1.5)], 1)
+    query = scale * 1e-8 * torch.randn(1, 300, 3, generator=generator, dtype=torch.float64)
+    for offset in (0, 4096 * scale):
+        q, s = query + offset, support + offset
+        for k in (3, 32):
+            assert torch.equal(ops.knn(q, s, k), reference.knn(q, s, k))
+            assert torch.equal(ops.knn(s, s, k), reference.knn(s, s, k))
+
+
 def test_no_queries():
     assert ops.knn(uniform_cloud(2, 0), uniform_cloud(2, 5), 3).shape == (2, 0, 3)
     with ops.use_backend("reference"):

@@ -13,16 +13,26 @@ from lib.ops.buckets import bucket_clouds
 from lib.ops.checks import check_clouds, check_finite
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
+from lib.ops.nearest import candidates, insert, likely_reach, rank
 from lib.ops.threads import run_side_by_side, split_range
-from lib.ops.vectors import LANES, pack
+from lib.ops.vectors import LANES, count, larger, load, narrow, pack, spread, store
 
 MIN_BOX = 32  # points
 FEW = 512  # queries of a cloud; they are done before another thread has begun
-RUN = 8  # queries side by side in a box that look for points together
+RUN = 16  # queries side by side in a box that look for points together
 FURTHER = 1.2  # times the squared distance of the k-th point from the middle of a run: the reach tried for the run
 WIDER = 1.5  # times the same of the run before: where the points around the next run are looked for first
 MANY = 256  # points that are ranked against each other; more are as good as equal, and are inserted one by one
-NOWHERE = 2**62  # a row behind all others
+MOST = 2**30  # points of a cloud: their places are numbers of 32 bits
+# Float32 sifts: coordinates from the middle of a run, and squared distances T by them. With u = 2^-24 and H from the
+# middle to the corners of the run, a point at the exact distance d from a query of the run (or from its box) is at most
+# d + H from the middle. Its rounding, the query's and that of their difference are within u (d + H), u H and u d,
+# together e = 2 u (d + H), so that to first order |T - d^2| <= 2 d e + 3 u d^2 <= 9 u (d^2 + H^2), as
+# 2 d H <= d^2 + H^2; below 10 u with all else, float64's own rounding included. TINY is more than underflow takes.
+# So where T <= t, whatever is no further off has a T at most 20 u (t + H^2) above t: SLACK is 32 u.
+SLACK = 2.0**-19
+TINY = 1e-37
+HUGE = 1e30  # squared metres; the square of nothing beyond that is looked at in float32, where it might overflow
 
 
 def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
@@ -43,7 +53,7 @@ def knn_each(*searches: tuple[Tensor, Tensor, int]) -> list[Tensor]:
     for search in searches:
         _check(*search, looked_at)
     kernels = [runs_kernels(query, support) for query, support, _ in searches]
-    if not any(kernels) and all(runs_compiled(query, support) for query, support, _ in searches):
+    if not any(kernels) and all(runs_compiled(q, s) and s.shape[1] <= MOST for q, s, _ in searches):
         return _compiled_knn(searches)
     several = zip(searches, kernels, strict=True)
     return [(cuda if kernel else reference).knn(q.detach(), s.detach(), k) for (q, s, k), kernel in several]
@@ -89,61 +99,74 @@ def _search(q_order, q_points, order, points, low, high, full, out, start, stop)
 
     The points within a reach of a box around queries are all that are within that reach of any of them: where a query
     finds k of them within the reach, these are its neighbours. A reach is a guess; one that is too short is extended.
+    Points are sifted by float32; candidates that it cannot tell apart for sure are compared in float64.
     """
-    k, q_size = out.shape[1], q_points.shape[2]
-    room = points.shape[0] * points.shape[2] + LANES
-    wide = np.empty((3, room)), np.empty(room, np.int64)  # the points around a run of queries, and their rows
-    nearby = np.empty((3, room)), np.empty(room, np.int64)  # those of them that are near
-    numbers, near = np.arange(len(points) + LANES), np.empty(len(points) + LANES, np.int64)  # of boxes
-    tried, distances, rows = np.empty(room), np.empty(room), np.empty(room, np.int64)
-    keys, rank, first = np.empty(MANY, np.float32), np.empty(MANY, np.int32), np.empty(MANY + k, np.int64)
+    k, q_size, room = out.shape[1], q_points.shape[2], len(order) + LANES
+    flat, numbers = points.reshape(-1), np.arange(room).astype(np.int32)
+    # The points around a run of queries, and those of them that are near: three coordinates from its middle, places.
+    wide, nearby = _list(room), _list(room)
+    tried, near, exact = np.empty(room, np.float32), np.empty(room, np.int32), np.empty(k)
+    keys, places = np.empty(room, np.float32), np.empty(room, np.int32)  # the candidates of a query
+    later, ranks, rows = np.empty(MANY, np.float32), np.empty(MANY, np.int32), np.empty(MANY + k, np.int64)
     middle = 0.0
     q = start
     while q < stop:
         queries, lane = q_points[q // q_size], q % q_size
         end = min(lane // RUN * RUN + RUN, q_size, lane + stop - q)
         box = _box(queries, lane, end)
+        origin, sides, corner = _middle(box)
+        if corner > HUGE:  # too wide for float32
+            while lane < end:
+                insert(points, order, numbers, len(order), queries[:, lane], exact, out[q_order[q]])
+                lane += 1
+                q += 1
+            continue
 
         # The reach that k points have from the middle of the run: about that of its queries.
-        x, y, z = (box[0] + box[1]) / 2, (box[2] + box[3]) / 2, (box[4] + box[5]) / 2
         guess, limit = middle, WIDER * middle
-        found = _points_around(points, order, low, high, box, limit, tried, numbers, near, *wide)
-        _distances(wide[0], found, x, y, z, tried)
-        middle = _likely_reach(tried, found, k, guess, limit)
+        safe = _safe(limit, corner)
+        around = _points_around(points, flat, low, high, box, origin, safe, tried, numbers, near, wide)
+        _distances(wide, around, 0.0, 0.0, 0.0, tried)
+        middle = likely_reach(tried, around, k, guess, limit)
         if middle < 0:
-            limit = _certain_reach(points, low, high, full, x, y, z)
-            found = _points_around(points, order, low, high, box, limit, tried, numbers, near, *wide)
-            _distances(wide[0], found, x, y, z, tried)
-            middle = _likely_reach(tried, found, k, limit, limit)
+            limit = _safe(_certain_reach(points, low, high, full, *origin), corner)
+            safe = _safe(limit, corner)
+            around = _points_around(points, flat, low, high, box, origin, safe, tried, numbers, near, wide)
+            _distances(wide, around, 0.0, 0.0, 0.0, tried)
+            middle = likely_reach(tried, around, k, limit, limit)
 
         reach = FURTHER * middle
-        if reach > limit:
-            found = _points_around(points, order, low, high, box, reach, tried, numbers, near, *nearby)
-        else:
-            found = _points_within(*wide, found, box, reach, tried, *nearby)
         while True:
+            if reach > limit:
+                limit = reach
+                safe = _safe(limit, corner)
+                around = _points_around(points, flat, low, high, box, origin, safe, tried, numbers, near, wide)
+            found = _points_within(wide, around, sides, _safe(reach, corner), nearby)
+            likely = middle
             while lane < end:
-                _distances(nearby[0], found, queries[0, lane], queries[1, lane], queries[2, lane], tried)
-                likely = _likely_reach(tried, found, k, middle, reach)
+                x, y, z = queries[0, lane] - origin[0], queries[1, lane] - origin[1], queries[2, lane] - origin[2]
+                _distances(nearby, found, x, y, z, tried)
+                likely = likely_reach(tried, found, k, likely, reach)
                 if likely < 0:
                     break
-                kept = 0
-                for j in range(0, found, LANES):
-                    pack(tried, likely, nearby[1], j, rows, kept)
-                    kept += pack(tried, likely, tried, j, distances, kept)
-                if kept > MANY or not _rank(distances, kept, keys, rank, first):
-                    _insert(distances, rows, kept, k, first)
-                row = out[q_order[q]]
-                for i in range(k):
-                    row[i] = rows[first[i]]
+                bound, row = _safe(likely, corner), out[q_order[q]]
+                kept = min(candidates(tried, nearby[3], found, bound, keys, places), found)  # without the filling
+                if kept <= MANY and rank(keys, kept, bound - likely, order, places, later, ranks, rows):
+                    for i in range(k):
+                        row[i] = rows[i]
+                else:
+                    insert(points, order, places, kept, queries[:, lane], exact, row)
                 lane += 1
                 q += 1
             if lane == end:
                 break
             # All points found are within the reach of the middle plus the box: so are k of them from this query.
-            width = (box[1] - box[0]) ** 2 + (box[3] - box[2]) ** 2 + (box[5] - box[4]) ** 2
-            reach = _likely_reach(tried, found, k, max(reach, width), np.inf)
-            found = _points_around(points, order, low, high, box, reach, tried, numbers, near, *nearby)
+            reach = likely_reach(tried, found, k, max(reach, 4 * corner), np.inf)
+
+
+@compiled()
+def _list(room):
+    return np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, np.int32)
 
 
 @compiled()
@@ -160,16 +183,35 @@ def _box(points, start, stop):
 
 
 @compiled()
-def _distances(points, count, x, y, z, out):
-    """The squared distances of a place to points (3, ...)."""
-    for j in range(count):
-        dx, dy, dz = points[0, j] - x, points[1, j] - y, points[2, j] - z
-        out[j] = dx * dx + dy * dy + dz * dz
+def _middle(box):
+    """The middle of a box; its sides from there, in float32; the squared distance of its corners, at most."""
+    lx, hx, ly, hy, lz, hz = box
+    x, y, z = lx + (hx - lx) / 2, ly + (hy - ly) / 2, lz + (hz - lz) / 2
+    f = np.float32
+    sides = f(lx - x), f(hx - x), f(ly - y), f(hy - y), f(lz - z), f(hz - z)
+    dx, dy, dz = max(hx - x, x - lx), max(hy - y, y - ly), max(hz - z, z - lz)
+    return (x, y, z), sides, dx * dx + dy * dy + dz * dz
 
 
 @compiled()
-def _points_around(points, order, low, high, box, limit, tried, numbers, near, found, rows):
-    """Collects the points within a squared distance of a box, and their rows; returns how many, in whole vectors."""
+def _safe(limit, corner):
+    """What the squared distances in float32 of all that is as near as points with one up to ``limit`` do not exceed."""
+    return limit + SLACK * (limit + corner) + TINY if limit < HUGE else np.inf
+
+
+@compiled()
+def _distances(points, number, x, y, z, out):
+    """The squared distances of a place to the first ``number`` points of a list."""
+    xs, ys, zs, _ = points
+    x, y, z = spread(np.float32(x)), spread(np.float32(y)), spread(np.float32(z))
+    for j in range(0, number, LANES):
+        dx, dy, dz = load(xs, j) - x, load(ys, j) - y, load(zs, j) - z
+        store(dx * dx + dy * dy + dz * dz, out, j)
+
+
+@compiled()
+def _points_around(points, flat, low, high, box, origin, limit, tried, numbers, near, found):
+    """Collects the points of all boxes within a squared distance of a box; returns how many, in whole vectors."""
     lx, hx, ly, hy, lz, hz = box
     boxes, _, size = points.shape
     for b in range(boxes):
@@ -179,87 +221,52 @@ def _points_around(points, order, low, high, box, limit, tried, numbers, near, f
         tried[b] = dx * dx + dy * dy + dz * dz
     tried[boxes : boxes + LANES] = np.inf
     chosen = 0
+    most = spread(np.float32(limit))
     for b in range(0, boxes, LANES):
-        chosen += pack(tried, limit, numbers, b, near, chosen)
-    xs, ys, zs = found
-    count = 0
-    for b in near[: min(chosen, boxes)]:
-        _gaps(points[b], size, box, tried)
-        places = order[b * size : (b + 1) * size]
+        within = load(tried, b) <= most
+        pack(load(numbers, b), within, near, chosen)
+        chosen += count(within)
+    xs, ys, zs, places = found
+    x, y, z = spread(origin[0]), spread(origin[1]), spread(origin[2])
+    to = 0
+    for i in range(min(chosen, boxes)):
+        start = near[i] * size
         for j in range(0, size, LANES):
-            pack(tried, limit, points[b, 0], j, xs, count)
-            pack(tried, limit, points[b, 1], j, ys, count)
-            pack(tried, limit, points[b, 2], j, zs, count)
-            count += pack(tried, limit, places, j, rows, count)
-    return _fill(found, rows, count)
+            store(narrow(load(flat, 3 * start + j) - x), xs, to)
+            store(narrow(load(flat, 3 * start + size + j) - y), ys, to)
+            store(narrow(load(flat, 3 * start + 2 * size + j) - z), zs, to)
+            store(load(numbers, start + j), places, to)
+            to += LANES
+    return to
 
 
 @compiled()
-def _points_within(points, order, count, box, limit, tried, found, rows):
-    """The same among the first ``count`` points of a list."""
-    xs, ys, zs = found
-    px, py, pz = points
-    _gaps(points, count, box, tried)
-    kept = 0
-    for j in range(0, count, LANES):
-        taken = pack(tried, limit, order, j, rows, kept)
-        if taken > 0:  # neighbours are in the list side by side: often there is none in a vector
-            pack(tried, limit, px, j, xs, kept)
-            pack(tried, limit, py, j, ys, kept)
-            pack(tried, limit, pz, j, zs, kept)
-            kept += taken
-    return _fill(found, rows, kept)
+def _points_within(points, number, sides, limit, found):
+    """Collects those of the first ``number`` points of a list that are within a squared distance of a box.
 
-
-@compiled()
-def _gaps(points, count, box, out):
-    """The squared distances of points (3, ...) to a box."""
-    lx, hx, ly, hy, lz, hz = box
-    for j in range(count):
-        x, y, z = points[0, j], points[1, j], points[2, j]
-        dx, dy, dz = max(x - hx, lx - x, 0.0), max(y - hy, ly - y, 0.0), max(z - hz, lz - z, 0.0)
-        out[j] = dx * dx + dy * dy + dz * dz
-
-
-@compiled()
-def _fill(points, rows, count):
-    """Fills a vector up with points at infinity, behind all others."""
-    points[:, count : count + LANES] = np.inf
-    rows[count : count + LANES] = NOWHERE
-    return (count + LANES - 1) // LANES * LANES
-
-
-@compiled()
-def _likely_reach(tried, count, k, guess, most):
-    """A number that at least k of the tried ones do not exceed, and few others; -1 if there is none up to ``most``.
-
-    Counting is quick. It spares ranking points that are not among the k.
+    Fills a vector up with points at infinity, behind all others.
     """
-    plenty = k + k // 4 + 4
-    few, enough = 0.0, -1.0
-    reach = min(guess, most)
-    for _ in range(8):
-        n = 0
-        for j in range(count):
-            n += tried[j] <= reach
-        if n < k:
-            if reach == most:
-                return -1.0
-            few = reach
-            reach = min(reach * min((k + 2) / (n + 1), 4.0), most)
-        else:
-            enough = reach
-            if n <= plenty:
-                break
-            reach *= (k + 2) / n
-        if enough >= 0 and not few < reach < enough:
-            reach = (few + enough) / 2
-    if enough < 0:
-        n = 0
-        for j in range(count):
-            n += tried[j] <= most
-        enough = most if n >= k else -1.0
-    return enough
+    lx, hx, ly, hy, lz, hz = sides
+    lx, hx, ly, hy, lz, hz = spread(lx), spread(hx), spread(ly), spread(hy), spread(lz), spread(hz)
+    zero, most = spread(np.float32(0)), spread(np.float32(limit))
+    px, py, pz, order = points
+    xs, ys, zs, places = found
+    kept = 0
+    for j in range(0, number, LANES):
+        x, y, z = load(px, j), load(py, j), load(pz, j)
+        dx, dy, dz = larger(x - hx, lx - x), larger(y - hy, ly - y), larger(z - hz, lz - z)
+        dx, dy, dz = larger(dx, zero), larger(dy, zero), larger(dz, zero)
+        chosen = dx * dx + dy * dy + dz * dz <= most
+        taken = count(chosen)
+        if taken > 0:  # neighbours are in the list side by side: often there is none in a vector
+            pack(x, chosen, xs, kept)
+            pack(y, chosen, ys, kept)
+            pack(z, chosen, zs, kept)
+            pack(load(order, j), chosen, places, kept)
+            kept += taken
+    store(spread(np.float32(np.inf)), xs, kept)
+    store(spread(np.int32(0)), places, kept)
+    return kept
 
 
 @compiled()
@@ -280,44 +287,3 @@ def _certain_reach(points, low, high, full, x, y, z):
         dx, dy, dz = points[home, 0, j] - x, points[home, 1, j] - y, points[home, 2, j] - z
         furthest = max(furthest, dx * dx + dy * dy + dz * dz)
     return furthest
-
-
-@compiled()
-def _rank(distances, count, keys, rank, first):
-    """Puts the places of the distances in their order into ``first``; False where two are too alike.
-
-    In 32 bits: rounding may make two distances equal but never swaps them.
-    """
-    whole = (count + 15) // 16 * 16  # whole vectors
-    for i in range(whole):
-        keys[i] = distances[i] if i < count else np.inf
-        rank[i] = 0
-    for j in range(0, count, 4):  # four at a time: fewer passes over the ranks
-        a, b, c, d = keys[j], keys[j + 1], keys[j + 2], keys[j + 3]
-        for i in range(whole):
-            e = keys[i]
-            rank[i] += np.int32(a < e) + np.int32(b < e) + np.int32(c < e) + np.int32(d < e)
-    total = 0
-    for i in range(count):
-        total += rank[i]
-        first[rank[i]] = i
-    return total == count * (count - 1) // 2
-
-
-@compiled()
-def _insert(distances, rows, count, k, first):
-    """Puts the places of the k first distances into ``first``; equal distances in the order of their rows."""
-    filled = 0
-    for i in range(count):
-        d, row = distances[i], rows[i]
-        j = filled
-        while j > 0:
-            other = first[j - 1]
-            if distances[other] < d or (distances[other] == d and rows[other] < row):
-                break
-            if j < k:
-                first[j] = other
-            j -= 1
-        if j < k:
-            first[j] = i
-            filled = min(filled + 1, k)

@@ -1,61 +1,160 @@
-"""Vector instructions that LLVM does not find by itself in a compiled loop.
+"""Vectors of ``LANES`` numbers in compiled loops: what LLVM does not find by itself.
 
-They become part of the loops that call them, and numba keeps those by the date of their own file: when this file
-changes, touch ``knn.py`` as well.
+``load`` and ``spread`` make them; +, -, *, < and <= take two. They become part of the loops that call them, and numba
+keeps those by the date of their own file: when this file changes, touch ``knn.py`` and ``nearest.py`` as well.
 """
 
+import operator
 from typing import Any
 
 from lib.ops.compiled import cpu_features, numba
 
-LANES = 8  # numbers of 64 bits that are taken at once
+LANES = 16  # as many numbers of 32 bits as a register of AVX-512 holds
 
 if numba is None:
-    pack = None  # the loops that call it refuse to run
+    load = store = spread = narrow = larger = count = add_where = pack = None  # the loops that call them refuse to run
 else:
     from llvmlite import ir
     from numba.core import cgutils, types
-    from numba.extending import intrinsic
+    from numba.core.typing import signature
+    from numba.core.typing.templates import AbstractTemplate, infer_global
+    from numba.extending import intrinsic, lower_builtin, models, register_model
 
     AVX512 = "+avx512f" in cpu_features()
+    BITS, WHOLE = ir.IntType(LANES), ir.IntType(64)
+
+    class Vector(types.Type):
+        """Type of a vector: its numbers are of the numba type ``of``, boolean for the outcome of a comparison."""
+
+        def __init__(self, of: types.Type):
+            self.of = of
+            super().__init__(name=f"Vector({of})")
+
+    @register_model(Vector)
+    class VectorModel(models.PrimitiveModel):
+        """A vector is held in a register."""
+
+        def __init__(self, manager: Any, vector: Vector):
+            lane = ir.IntType(1) if vector.of == types.boolean else manager[vector.of].get_value_type()
+            super().__init__(manager, vector, ir.VectorType(lane, LANES))
+
+    def _operator(symbol: Any, generate: Any, compares: bool = False) -> None:
+        """Makes ``symbol`` an operator of two vectors of one type."""
+
+        @infer_global(symbol)
+        class _Typed(AbstractTemplate):
+            def generic(self, args: Any, _kws: Any) -> Any:
+                if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:
+                    return signature(Vector(types.boolean) if compares else args[0], *args)
+                return None
+
+        @lower_builtin(symbol, Vector, Vector)
+        def _lowered(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return generate(builder, *args)
+
+    _operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
+    _operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
+    _operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+    _operator(operator.lt, lambda builder, a, b: builder.fcmp_ordered("<", a, b), compares=True)
+    _operator(operator.le, lambda builder, a, b: builder.fcmp_ordered("<=", a, b), compares=True)
+
+    def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: Any) -> Any:
+        data = context.make_array(array_type)(context, builder, array).data
+        return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
     @intrinsic
-    def pack(_context: Any, keys: Any, limit: Any, values: Any, start: Any, out: Any, place: Any) -> Any:
-        """Moves those of ``LANES`` values from start on whose keys are <= limit to out[place:]; returns how many.
+    def load(_context: Any, array: Any, start: Any) -> Any:
+        """The numbers array[start : start + LANES]; the array is one-dimensional and contiguous."""
 
-        keys float64, values and out of one type of 64 bits, all one-dimensional and contiguous. Whatever out held in
-        the ``LANES`` places from ``place`` on is lost. One instruction with AVX-512, a loop elsewhere.
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = context.get_value_type(signature.return_type)
+            return builder.load(_address(context, builder, signature.args[0], *args, kind), align=4)
+
+        return Vector(array.dtype)(array, types.int64), generate
+
+    @intrinsic
+    def store(_context: Any, vector: Any, array: Any, start: Any) -> Any:
+        """array[start : start + LANES] = vector."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            vector, array, start = args
+            address = _address(context, builder, signature.args[1], array, start, vector.type)
+            builder.store(vector, address, align=4)
+            return context.get_dummy_value()
+
+        return types.void(vector, array, types.int64), generate
+
+    @intrinsic
+    def spread(_context: Any, number: Any) -> Any:
+        """The number in every lane."""
+
+        def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            kind, index = ir.VectorType(args[0].type, LANES), ir.IntType(32)
+            one = builder.insert_element(ir.Constant(kind, ir.Undefined), args[0], index(0))
+            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
+
+        return Vector(number)(number), generate
+
+    @intrinsic
+    def narrow(_context: Any, vector: Any) -> Any:
+        """Float64 rounded to float32."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.fptrunc(args[0], context.get_value_type(signature.return_type))
+
+        return Vector(types.float32)(vector), generate
+
+    @intrinsic
+    def larger(_context: Any, a: Any, b: Any) -> Any:
+        """The larger one of each two numbers."""
+
+        def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+        return a(a, b), generate
+
+    @intrinsic
+    def count(_context: Any, chosen: Any) -> Any:
+        """How many lanes a comparison holds for."""
+
+        def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return builder.zext(builder.ctpop(builder.bitcast(args[0], BITS)), WHOLE)
+
+        return types.int64(chosen), generate
+
+    @intrinsic
+    def add_where(_context: Any, numbers: Any, chosen: Any) -> Any:
+        """Integers, one more where a comparison holds."""
+
+        def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return builder.add(args[0], builder.zext(args[1], args[0].type))
+
+        return numbers(numbers, chosen), generate
+
+    @intrinsic
+    def pack(_context: Any, vector: Any, chosen: Any, out: Any, place: Any) -> Any:
+        """Moves the numbers (of 32 bits) of the chosen lanes to out[place:].
+
+        Whatever out held in the ``LANES`` places from ``place`` on is lost. One instruction with AVX-512, a loop
+        elsewhere.
         """
-        signature = types.int64(keys, types.float64, values, types.int64, out, types.int64)
-        return signature, _pack
+        return types.void(vector, chosen, out, types.int64), _pack
 
-    def _pack(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        keys, limit, values, start, out, place = arguments
-        kind = context.get_data_type(signature.args[2].dtype)
-        numbers, vector, whole = ir.VectorType(ir.DoubleType(), LANES), ir.VectorType(kind, LANES), ir.IntType(64)
-
-        def address(n: int, array: Any, index: Any, kind: Any) -> Any:
-            data = context.make_array(signature.args[n])(context, builder, array).data
-            return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
-
-        limits = ir.Constant(numbers, ir.Undefined)
-        for lane in range(LANES):
-            limits = builder.insert_element(limits, limit, ir.Constant(ir.IntType(32), lane))
-        within = builder.fcmp_ordered("<=", builder.load(address(0, keys, start, numbers), align=8), limits)
-        bits = builder.bitcast(within, ir.IntType(LANES))
+    def _pack(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector, chosen, out, place = args
+        lane_type = vector.type.element
         if AVX512:
-            name = f"llvm.experimental.vector.compress.v{LANES}{'f' if kind == ir.DoubleType() else 'i'}64"
-            compress = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(vector, [vector, within.type, vector]), name
-            )
-            taken = builder.load(address(2, values, start, vector), align=8)
-            packed = builder.call(compress, [taken, within, ir.Constant(vector, ir.Undefined)])
-            builder.store(packed, address(4, out, place, vector), align=8)
+            name = f"llvm.experimental.vector.compress.v{LANES}{'f' if lane_type == ir.FloatType() else 'i'}32"
+            kind = ir.FunctionType(vector.type, [vector.type, chosen.type, vector.type])
+            compress = cgutils.get_or_insert_function(builder.module, kind, name)
+            packed = builder.call(compress, [vector, chosen, ir.Constant(vector.type, ir.Undefined)])
+            builder.store(packed, _address(context, builder, signature.args[2], out, place, vector.type), align=4)
         else:  # LLVM's stand-in for the instruction is slow: one by one, the next takes the place of one that is not
-            with builder.if_then(builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))):
+            any_chosen = builder.icmp_unsigned("!=", builder.bitcast(chosen, BITS), BITS(0))
+            with builder.if_then(any_chosen):
                 for lane in range(LANES):
-                    value = builder.load(address(2, values, builder.add(start, ir.Constant(whole, lane)), kind))
-                    builder.store(value, address(4, out, place, kind))
-                    bit = builder.trunc(builder.lshr(bits, ir.Constant(bits.type, lane)), ir.IntType(1))
-                    place = builder.add(place, builder.zext(bit, whole))
-        return builder.zext(builder.ctpop(bits), whole)
+                    index = ir.IntType(32)(lane)
+                    address = _address(context, builder, signature.args[2], out, place, lane_type)
+                    builder.store(builder.extract_element(vector, index), address)
+                    place = builder.add(place, builder.zext(builder.extract_element(chosen, index), WHOLE))
+        return context.get_dummy_value()
