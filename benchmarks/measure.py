@@ -17,7 +17,7 @@ from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
 from lib.provenance import PROJECT_ROOT
 
-WARM_UP = {"cpu": 1, "cuda": 5}  # calls; a GPU also has clocks to raise and, the first time, kernels to compile
+WARM_UP = {"cpu": 3, "cuda": 5}  # calls: loops and kernels to compile, memory to come by, clocks to raise
 CALLS = 20  # in a CUDA graph: its own launch is shared by so many
 PRODUCTS = ((2048, 2048, 2048), (8192, 2048, 128))  # rows, inner, columns: a large square and a layer of the network
 

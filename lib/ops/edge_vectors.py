@@ -15,7 +15,7 @@ else:
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
-    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, spread, vector_of, zeros
+    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, in_every_lane, vector_of, zeros
 
     @intrinsic
     def add_and_bend(_context: Any, x: Any, i: Any, y: Any, j: Any, out: Any, k: Any, slope: Any) -> Any:
@@ -27,7 +27,7 @@ else:
         _, i, _, j, _, k, slope = arguments
         vector = vector_of(slope.type)
         address = Addresses(context, builder, signature, arguments)
-        slopes = spread(builder, slope, vector)
+        slopes = in_every_lane(builder, slope, vector)
         with cgutils.for_range_slice(builder, WHOLE(0), address.shape(4)[1], WHOLE(vector.count)) as (c, _):
             x = builder.load(address(0, i, c, kind=vector), align=ALIGNED)
             value = builder.fadd(x, builder.load(address(2, j, c, kind=vector), align=ALIGNED))
@@ -59,7 +59,7 @@ else:
         with cgutils.for_range(builder, address.shape(0)[1]) as loop:
             column = builder.load(builder.gep(start, [loop.index]), align=ALIGNED)
             for row, total in zip(rows, sums, strict=True):
-                value = spread(builder, builder.load(builder.gep(row, [loop.index])), vector)
+                value = in_every_lane(builder, builder.load(builder.gep(row, [loop.index])), vector)
                 add_product(builder, total, value, column)
         sums = [builder.load(total) for total in sums]
         place = builder.mul(panel, WHOLE(vector.count))
@@ -78,7 +78,7 @@ else:
             best = builder.select(rises, total, best)
             if tracked:
                 number = builder.trunc(builder.add(edge, WHOLE(j)), numbers.element)
-                who = builder.select(rises, spread(builder, number, numbers), who)
+                who = builder.select(rises, in_every_lane(builder, number, numbers), who)
         nan = ir.Constant(vector, [float("nan")] * vector.count)
         builder.store(builder.select(lost, nan, best), target, align=ALIGNED)
         if tracked:

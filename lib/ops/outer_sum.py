@@ -13,7 +13,7 @@ else:
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
-    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, spread, zeros
+    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, in_every_lane, zeros
 
     VECTOR_BITS = 512 if "+avx512f" in cpu_features() else 256 if "+avx2" in cpu_features() else 128
     SUMS = 16 if VECTOR_BITS == 512 else 8  # vectors of sums at once: half of the registers, enough to hide delays
@@ -40,7 +40,7 @@ else:
                 first = address(0, row, column)
                 for c, total in enumerate(sums):
                     value = builder.load(builder.gep(first, [WHOLE(c)]))
-                    add_product(builder, total, spread(builder, value, vector), factor)
+                    add_product(builder, total, in_every_lane(builder, value, vector), factor)
             for c, total in enumerate(sums):
                 value = builder.load(total)
                 if relu:

@@ -41,7 +41,7 @@ if numba is not None:
         """The vector type of ``VECTOR_BYTES`` of such numbers."""
         return ir.VectorType(number, VECTOR_BYTES // (4 if number == ir.FloatType() else 8))
 
-    def spread(builder: Any, value: Any, vector: Any) -> Any:
+    def in_every_lane(builder: Any, value: Any, vector: Any) -> Any:
         """A vector that holds the value everywhere."""
         start = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
         nowhere = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)

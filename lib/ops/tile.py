@@ -14,7 +14,7 @@ else:
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 
-    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, spread, vector_of, zeros
+    from lib.ops.registers import ALIGNED, WHOLE, Addresses, add_product, in_every_lane, vector_of, zeros
 
     def product_tile(rows: int, panels: int) -> Callable[..., None]:
         """A function for compiled loops: so many rows times the columns of so many panels of a packed matrix.
@@ -44,7 +44,7 @@ else:
         with cgutils.for_range(builder, address.shape(0)[1]) as loop:
             columns = [builder.load(builder.gep(start, [loop.index]), align=ALIGNED) for start in starts]
             for line, totals in zip(lines, sums, strict=True):
-                value = spread(builder, builder.load(builder.gep(line, [loop.index])), vector)
+                value = in_every_lane(builder, builder.load(builder.gep(line, [loop.index])), vector)
                 for total, factor in zip(totals, columns, strict=True):
                     add_product(builder, total, value, factor)
         for r, totals in enumerate(sums):

@@ -7,7 +7,7 @@ keeps those by the date of their own file: when this file changes, touch ``knn.p
 import operator
 from typing import Any
 
-from lib.ops.compiled import cpu_features, numba
+from lib.ops.compiled import numba
 
 LANES = 16  # as many numbers of 32 bits as a register of AVX-512 holds
 
@@ -20,7 +20,8 @@ else:
     from numba.core.typing.templates import AbstractTemplate, infer_global
     from numba.extending import intrinsic, lower_builtin, models, register_model
 
-    AVX512 = "+avx512f" in cpu_features()
+    from lib.ops.registers import AVX512, in_every_lane
+
     BITS, WHOLE = ir.IntType(LANES), ir.IntType(64)
 
     class Vector(types.Type):
@@ -89,9 +90,7 @@ else:
         """The number in every lane."""
 
         def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            kind, index = ir.VectorType(args[0].type, LANES), ir.IntType(32)
-            one = builder.insert_element(ir.Constant(kind, ir.Undefined), args[0], index(0))
-            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
+            return in_every_lane(builder, args[0], ir.VectorType(args[0].type, LANES))
 
         return Vector(number)(number), generate
 
