@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import synchronise_batch_norm
+
+_wrappers: WeakSet[DistributedDataParallel] = WeakSet()  # of ``parallel``, until ``finish``
 
 
 def rank() -> int:
@@ -41,6 +44,10 @@ def finish() -> None:
     """Leaves the other processes, after all of them came here."""
     if dist.is_initialized():
         dist.barrier()
+        # Whoever lets go of the group last waits for its threads. These may want Python's lock, which a reducer holds.
+        for wrapper in _wrappers:
+            del wrapper.reducer, wrapper.logger
+        _wrappers.clear()
         dist.destroy_process_group()
 
 
@@ -72,7 +79,9 @@ def parallel(net: nn.Module) -> nn.Module:
         return net
     synchronise_batch_norm(net)
     # The buffers are equal everywhere already: their updates come from synchronised statistics.
-    return DistributedDataParallel(net, forward_sync_buffers=False)
+    wrapper = DistributedDataParallel(net, forward_sync_buffers=False)
+    _wrappers.add(wrapper)
+    return wrapper
 
 
 def average_gradients(module: nn.Module) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from lib import distributed
 from tests.runs import ROOT, TINY, environment, load, log_lines, save_teacher, write_ft3d
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -67,3 +69,12 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(data, tmp_path):
     result = start(TORCHRUN, "train_student.py", *flags, "--steps", "2", "--out", tmp_path / "run")
     assert result.returncode != 0 and not (tmp_path / "run").exists()
     assert "process 0: error: batch size 3 cannot be split evenly over 2 processes" in result.stderr
+
+
+def test_the_group_of_processes_outlives_what_reduces_gradients_through_it(tmp_path):
+    """Else its threads and the last one to leave it may wait for each other for ever."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    wrapper = distributed.parallel(torch.nn.Linear(2, 2))
+    wrapper(torch.ones(3, 2)).sum().backward()
+    distributed.finish()
+    assert not dist.is_initialized() and not {"reducer", "logger"} & set(vars(wrapper))

@@ -7,6 +7,7 @@ cover a new command give its script its tiny sizes in SIZES, and put what stands
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from tests.raw_files import ft3d_clouds, write_ft3d_frame, write_kitti_frame
 from tests.runs import ROOT, environment, save_teacher, write_ft3d, write_kitti
 
 PROGRAMS = (".", "python", "python3", "torchrun", "make", "docker", "pip", "bash", "sh", "sudo", "conda", "git", "uv")
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in the activated environment
 PARTS = ("lib", "models", "experiments", "benchmarks", "results", "checkpoints")
 
 # What is put behind a command to make it tiny; of flags given twice the later counts.
@@ -127,7 +129,7 @@ class Project:
                 shutil.copy2(path, folder)
         stand_ins(folder)
         self.process = subprocess.Popen([sys.executable, "-c", IN_TURN], cwd=folder, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, env=environment() | {"PYTHONPATH": ""},
+                                        stdout=subprocess.PIPE, env=environment() | {"PYTHONPATH": "", "PATH": PATH},
                                         text=True)  # fmt: skip
 
     def run(self, words: list[str], variables: dict[str, str]) -> None:
