@@ -225,3 +225,6 @@ def test_a_pointconv_layer_refuses_shapes_that_do_not_go_together():
         ):
             with pytest.raises(ops.InputError, match="^pointconv_layer: "):
                 ops.pointconv_layer(*wrong, 0.1)
+        for norm in ((bias,) * 3, (bias[:1],) * 4, (bias, bias, bias[:4], bias)):
+            with pytest.raises(ops.InputError, match="^pointconv_layer: .* four \\(D\\) or none$"):
+                ops.pointconv_layer(offset, xyz, index, layers, matrix, bias, 0.1, norm, 1e-5)

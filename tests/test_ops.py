@@ -433,7 +433,7 @@ BAD = [
     (
         lambda: ops.pointconv_net(OFFSET, XYZ, INDEX, NET[:4], MATRIX, torch.rand(5)),
         "pointconv_net: offset (2, 8, 4, 3) must be (B, N, K, 3), features (2, 8, 3) (B, M, C), index (2, 8, 4) "
-        "(B, N, K), layers (8, 3), (8,), (8, 8), (8,) (8, 3), (8,), (8, 8), (8,), (16, 8), (16,)",
+        "(B, N, K), layers (8, 3), (8,), (8, 8), (8,): (8, 3), (8,), (8, 8), (8,), (16, 8), (16,)",
     ),
     (
         lambda: ops.pointconv_net(OFFSET, XYZ, INDEX, NET, MATRIX[:, 1:], torch.rand(5)),

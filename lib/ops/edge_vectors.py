@@ -1,5 +1,4 @@
-"""Vector instructions of the flow embedding: a sum and its LeakyReLU, and the maximum of a few edges' products.
-"""
+"""Vector instructions of the flow embedding: a sum and its LeakyReLU, and the maximum of a few edges' products."""
 
 from typing import Any
 

@@ -31,11 +31,13 @@ def pointconv_layer(
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
     wanted = (bias.shape[0], (3 + features.shape[-1]) * WIDTH)
-    if features.dim() != 3 or offset.shape != (*index.shape, 3) or matrix.shape != wanted:
+    fits = len(norm) in (0, 4) and all(t.shape == bias.shape for t in norm)
+    if features.dim() != 3 or offset.shape != (*index.shape, 3) or matrix.shape != wanted or not fits:
         raise InputError(
             f"pointconv_layer: offset {tuple(offset.shape)} must be (B, N, K, 3), features {tuple(features.shape)} "
             f"(B, M, C), index {tuple(index.shape)} (B, N, K), matrix {tuple(matrix.shape)} (D, (3 + C) * {WIDTH}), "
-            f"bias {tuple(bias.shape)} (D)"
+            f"bias {tuple(bias.shape)} (D), norm {' '.join(str(tuple(t.shape)) for t in norm) or 'none'} four (D) or "
+            "none"
         )
     check_layers("pointconv_layer", offset, layers)
     if layers[-1].shape[0] != WIDTH or not runs_inference(features):
@@ -57,9 +59,7 @@ def pointconv_layer(
 
 
 @kept
-def _arranged(
-    matrix: Tensor, bias: Tensor, *others: Tensor, eps: float
-) -> tuple[np.ndarray, ...]:
+def _arranged(matrix: Tensor, bias: Tensor, *others: Tensor, eps: float) -> tuple[np.ndarray, ...]:
     """The weight net's six arrays, the matrix as by ``pack``, scale and shift (D) of its product.
 
     others: the weight net's layers, then the four of a batch normalisation, or none.

@@ -32,8 +32,8 @@ def pointconv_net(
     if features.dim() != 3 or offset.shape != (*index.shape, 3) or tuple(tuple(t.shape) for t in layers) != SHAPES:
         raise InputError(
             f"pointconv_net: offset {tuple(offset.shape)} must be (B, N, K, 3), features {tuple(features.shape)} "
-            f"(B, M, C), index {tuple(index.shape)} (B, N, K), layers {', '.join(str(tuple(t.shape)) for t in layers)} "
-            f"{', '.join(map(str, SHAPES))}"
+            f"(B, M, C), index {tuple(index.shape)} (B, N, K), layers {', '.join(str(tuple(t.shape)) for t in layers)}"
+            f": {', '.join(map(str, SHAPES))}"
         )
     if matrix.shape != (len(bias), (3 + features.shape[2]) * WIDTH) or bias.dim() != 1:
         raise InputError(
