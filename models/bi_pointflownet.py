@@ -154,10 +154,11 @@ class FlowPredictor(nn.Module):
 
     def forward(self, features: Tensor, near: Neighbourhood) -> tuple[Tensor, Tensor]:
         """features (B, N, C) -> predictor features (B, N, widths[-1]), residual flow (B, N, 3) in metres."""
-        for pointconv in self.pointconvs:
-            features = pointconv(near.offset, features, near.index)
-        features = self.mlp(features)
-        return features, self.head(features).to(near.offset.dtype).clamp(-MAX_RESIDUAL, MAX_RESIDUAL)
+        first, second = self.pointconvs
+        features = first(near.offset, features, near.index)
+        layers = [*self.mlp.layers(), self.head.layer()]
+        *_, features, residual = second.followed_by(layers, near.offset, features, near.index)
+        return features, residual.to(near.offset.dtype).clamp(-MAX_RESIDUAL, MAX_RESIDUAL)
 
 
 class BiPointFlowNet(nn.Module):

@@ -1,5 +1,7 @@
 """The layers that are the same at every level: shared MLPs and the two PointConvs. All tensors are channels-last."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -16,7 +18,11 @@ class Linear(nn.Linear):
 
     def forward(self, values: Tensor, slope: float = 1.0) -> Tensor:
         """The layer, then LeakyReLU of this slope; 1: none."""
-        return ops.linear(values, self.weight, self.bias, slope)
+        return ops.linear(values, *self.layer(slope))
+
+    def layer(self, slope: float = 1.0) -> ops.Layer:
+        """The same as a layer of ``ops.mlp``."""
+        return self.weight, self.bias, slope
 
 
 class SharedMLP(nn.Sequential):
@@ -32,10 +38,11 @@ class SharedMLP(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
+        return ops.mlp(values, *self.layers())[-1]
+
+    def layers(self) -> list[ops.Layer]:
         """Each layer and its LeakyReLU in one."""
-        for layer in list(self)[::2]:
-            values = layer(values, NEGATIVE_SLOPE)
-        return values
+        return [linear.layer(NEGATIVE_SLOPE) for linear in list(self)[::2]]
 
 
 class PointMLP(SharedMLP):
@@ -45,12 +52,12 @@ class PointMLP(SharedMLP):
     """
 
     def forward(self, xyz: Tensor) -> Tensor:
-        first, *rest = list(self)[::2]
+        if not torch.is_autocast_enabled(xyz.device.type):
+            return super().forward(xyz)
+        first, *rest = self.layers()
         with torch.autocast(xyz.device.type, enabled=False):
-            values = first(xyz, NEGATIVE_SLOPE)
-        for layer in rest:
-            values = layer(values, NEGATIVE_SLOPE)
-        return values
+            values = ops.linear(xyz, *first)
+        return ops.mlp(values, *rest)[-1] if rest else values
 
 
 class WeightNet(nn.Sequential):
@@ -86,11 +93,14 @@ class PointConvAggregation(nn.Module):
         layers = self.weightnet.layers()
         return ops.pointconv_net(offset, features, index, layers, self.linear.weight, self.linear.bias)
 
-    def whole_layer(self, offset: Tensor, features: Tensor, index: Tensor, *norm: Tensor, eps: float = 0.0) -> Tensor:
-        """LeakyReLU(0.1) of the normalised linear layer in one; see ``ops.runs_inference``."""
+    def whole_layer(
+        self, offset: Tensor, features: Tensor, index: Tensor, *norm: Tensor, eps: float = 0.0,
+        then: Sequence[ops.Layer] = (),
+    ) -> list[Tensor]:  # fmt: skip
+        """LeakyReLU(0.1) of the normalised linear layer in one; see ``ops.pointconv_layer``."""
         layers, linear = self.weightnet.layers(), self.linear
         return ops.pointconv_layer(
-            offset, features, index, layers, linear.weight, linear.bias, NEGATIVE_SLOPE, norm, eps
+            offset, features, index, layers, linear.weight, linear.bias, NEGATIVE_SLOPE, norm, eps, then
         )
 
 
@@ -99,7 +109,7 @@ class PointConvDown(PointConvAggregation):
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
         if ops.runs_inference(offset, features, self.linear.weight):
-            return self.whole_layer(offset, features, index)
+            return self.whole_layer(offset, features, index)[0]
         return F.leaky_relu(super().forward(offset, features, index), NEGATIVE_SLOPE)
 
 
@@ -111,11 +121,18 @@ class PointConv(PointConvAggregation):
         self.norm = BatchNorm(outputs)
 
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
+        return self.followed_by([], offset, features, index)[0]
+
+    def followed_by(
+        self, layers: Sequence[ops.Layer], offset: Tensor, features: Tensor, index: Tensor
+    ) -> list[Tensor]:
+        """Its output and those of the layers of an ``ops.mlp`` behind it: (B, N, out), (B, N, D_i)."""
         if not self.training and ops.runs_inference(offset, features, self.linear.weight):
             norm = self.norm
             kept = norm.weight, norm.bias, norm.running_mean, norm.running_var
-            return self.whole_layer(offset, features, index, *kept, eps=norm.eps)
-        return F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)
+            return self.whole_layer(offset, features, index, *kept, eps=norm.eps, then=layers)
+        out = F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)
+        return [out, *ops.mlp(out, *layers)]
 
 
 class BatchNorm(nn.BatchNorm1d):

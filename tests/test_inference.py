@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from lib import ops
-from lib.ops import reference, threads
+from lib.ops import reference
 from lib.ops.product import multiply, pack
-from models.layers import PointConv, PointConvDown
+from models.layers import PointConv, PointConvDown, SharedMLP
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -132,10 +133,10 @@ def test_tasks_run_side_by_side_in_the_callers_modes_and_their_errors_come_out(t
         torch.set_num_threads(before)
 
 
-def test_more_callers_than_threads_in_the_pool_all_come_to_an_end():
-    cloud, pool = torch.zeros(1, 4, 3), threads._pool()
+def test_many_callers_at_a_time_all_come_to_an_end():
+    cloud = torch.zeros(1, 4, 3)
     before = torch.get_num_threads()
-    callers = 2 * pool._max_workers
+    callers = 64
 
     def nested() -> list[int]:
         return ops.side_by_side(cloud, *(lambda n=n: time.sleep(0.001) or n for n in range(4)))
@@ -152,7 +153,7 @@ def test_more_callers_than_threads_in_the_pool_all_come_to_an_end():
         torch.set_num_threads(before)
 
 
-def test_a_forked_process_has_a_pool_of_its_own():
+def test_a_forked_process_has_helpers_of_its_own():
     before, cloud = torch.get_num_threads(), torch.zeros(1, 4, 3)
     torch.set_num_threads(2)
     try:
@@ -186,6 +187,27 @@ def test_torch_compile_goes_round_the_compiled_loops():
             torch.testing.assert_close(torch.compile(call, backend="eager")(xyz, features), call(xyz, features))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_mlp_agrees_with_its_layers_in_and_out_of_autograd(dtype):
+    torch.manual_seed(0)
+    x, widths, slopes = torch.randn(3, 50, 7, dtype=dtype), (7, 40, 16, 3), (0.1, 0.1, 1.0)
+    linears = [torch.nn.Linear(*pair).to(dtype) for pair in pairwise(widths)]
+    layers = [(linear.weight, linear.bias, slope) for linear, slope in zip(linears, slopes, strict=True)]
+    expected = [x]
+    for linear, slope in zip(linears, slopes, strict=True):
+        expected.append(F.leaky_relu(linear(expected[-1]), slope))
+    with_gradient = ops.mlp(x, *layers)
+    assert with_gradient[-1].requires_grad
+    torch.testing.assert_close(with_gradient, expected[1:])
+    with torch.inference_mode():
+        torch.testing.assert_close(ops.mlp(x, *layers), expected[1:])
+        torch.testing.assert_close(ops.mlp(x[:, ::2], *layers), [values[:, ::2] for values in expected[1:]])
+        assert [tuple(out.shape) for out in ops.mlp(x[:, :0], *layers)] == [(3, 0, width) for width in widths[1:]]
+    assert ops.mlp(x) == []
+    with pytest.raises(ops.InputError, match=r"^linear: x \(3, 50, 40\) must be \(..., C\), weight \(3, 16\)"):
+        ops.mlp(x, layers[0], layers[2])
+
+
 @pytest.mark.parametrize("layer", [PointConv(5, 6), PointConvDown(5, 6)], ids=lambda layer: type(layer).__name__)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_pointconv_layer_in_one_go_agrees_with_its_parts(layer, dtype):
@@ -210,12 +232,26 @@ def test_a_pointconv_layer_in_one_go_agrees_with_its_parts(layer, dtype):
     layer.requires_grad_(True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layers_behind_a_pointconv_agree_in_and_out_of_autograd(dtype):
+    torch.manual_seed(0)
+    layer, behind = PointConv(5, 6).to(dtype).eval(), SharedMLP(6, 9, 4).to(dtype)
+    xyz, features = torch.randn(2, 700, 3, dtype=dtype), torch.randn(2, 700, 5, dtype=dtype)
+    index = torch.randint(700, (2, 300, 4))
+    given = ops.neighbour_offsets(xyz[:, :300], xyz, index), features, index
+    expected = layer.followed_by(behind.layers(), *given)
+    assert expected[-1].requires_grad and [out.shape[-1] for out in expected] == [6, 9, 4]
+    torch.testing.assert_close(expected[-1], behind(layer(*given)))
+    with torch.inference_mode():
+        torch.testing.assert_close(layer.followed_by(behind.layers(), *given), expected)
+
+
 def test_a_pointconv_layer_refuses_shapes_that_do_not_go_together():
     xyz, index, bias = torch.zeros(1, 8, 3), torch.zeros(1, 8, 2, dtype=torch.int64), torch.ones(5)
     matrix, offset = torch.zeros(5, 96), torch.zeros(1, 8, 2, 3)
     layers = PointConv(3, 5).weightnet.layers()
     with torch.no_grad():
-        assert ops.pointconv_layer(offset, xyz, index, layers, matrix, bias, 0.1).shape == (1, 8, 5)
+        assert [out.shape for out in ops.pointconv_layer(offset, xyz, index, layers, matrix, bias, 0.1)] == [(1, 8, 5)]
         for wrong in (
             (xyz, xyz, index, layers, matrix, bias),
             (offset, xyz, index, layers, matrix[:, :95], bias),
@@ -228,3 +264,6 @@ def test_a_pointconv_layer_refuses_shapes_that_do_not_go_together():
         for norm in ((bias,) * 3, (bias[:1],) * 4, (bias, bias, bias[:4], bias)):
             with pytest.raises(ops.InputError, match="^pointconv_layer: .* four \\(D\\) or none$"):
                 ops.pointconv_layer(offset, xyz, index, layers, matrix, bias, 0.1, norm, 1e-5)
+        with pytest.raises(ops.InputError, match=r"^pointconv_layer: x \(1, 8, 5\) must be .*, weight \(4, 6\)"):
+            behind = torch.zeros(4, 6), torch.zeros(4), 1.0
+            ops.pointconv_layer(offset, xyz, index, layers, matrix, bias, 0.1, then=[behind])

@@ -12,7 +12,7 @@ from lib.ops.gather import gather, neighbour_offsets
 from lib.ops.inference import runs_inference, side_by_side
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn, knn_each
-from lib.ops.linear import add_linear, linear
+from lib.ops.linear import Layer, add_linear, linear, mlp
 from lib.ops.pointconv import pointconv_aggregate
 from lib.ops.pointconv_layer import pointconv_layer
 from lib.ops.pointconv_linear import pointconv_linear
@@ -23,6 +23,7 @@ from lib.ops.weight_net import weight_net
 __all__ = [
     "BACKENDS",
     "InputError",
+    "Layer",
     "add_linear",
     "check_finite",
     "describe_kernels",
@@ -35,6 +36,7 @@ __all__ = [
     "knn",
     "knn_each",
     "linear",
+    "mlp",
     "neighbour_offsets",
     "pointconv_aggregate",
     "pointconv_layer",

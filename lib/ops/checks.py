@@ -1,5 +1,7 @@
 """What every point operation checks before it runs."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -65,7 +67,7 @@ def check_finite(op: str, name: str, cloud: Tensor) -> None:
     if is_recording(cloud):
         return
     # A sum with NaN or infinity in it is not finite: one quick pass. A second one only where large numbers overflow.
-    if not (cloud.sum().isfinite() or cloud.isfinite().all()):
+    if not (math.isfinite(cloud.sum().item()) or cloud.isfinite().all()):
         raise InputError(f"{op}: {name} {tuple(cloud.shape)} holds NaN or infinite coordinates")
 
 

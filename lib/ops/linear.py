@@ -1,5 +1,6 @@
-"""Linear layers: with LeakyReLU, and of coordinates, added to features."""
+"""Linear layers: with LeakyReLU, one behind the other, and of coordinates, added to features."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,9 @@ WORTH_A_THREAD = 8192  # points: about 0.1 ms
 WORTH_A_PRODUCT = 4_000_000  # multiply-adds: about 0.1 ms
 
 
+Layer = tuple[Tensor, Tensor, float]  # weight (D, C), bias (D), the slope of the LeakyReLU behind it; 1: none
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tensor:
     """LeakyReLU(x weight^T + bias): x (..., C), weight (D, C), bias (D) -> (..., D); slope 1: no LeakyReLU.
 
@@ -25,21 +29,61 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 1.0) -> Tenso
 
     Raises InputError for shapes or devices that do not go together.
     """
-    if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or bias.shape != weight.shape[:1]:
-        raise InputError(
-            f"linear: x {tuple(x.shape)} must be (..., C), weight {tuple(weight.shape)} (D, C), bias "
-            f"{tuple(bias.shape)} (D)"
-        )
-    check_devices("linear", x=x, weight=weight, bias=bias)
-    if not (runs_inference(x, weight, bias) and x.dtype == weight.dtype == bias.dtype):
-        out = F.linear(x, weight, bias)
-        return out if slope == 1 else F.leaky_relu(out, slope)
+    return mlp(x, (weight, bias, slope))[0]
+
+
+def mlp(x: Tensor, *layers: Layer) -> list[Tensor]:
+    """``linear`` layers one behind the other: x (..., C) -> the output of each of them, (..., D_i).
+
+    Outside of autograd, on a CPU, each thread passes its part of the rows through all of them. Differentiable in
+    everything. Raises InputError for shapes or devices that do not go together.
+    """
+    check_chain("linear", x, layers)
+    tensors = [x, *(tensor for *both, _ in layers for tensor in both)]
+    if not layers or not runs_inference(*tensors) or len({tensor.dtype for tensor in tensors}) > 1:
+        outputs = []
+        for weight, bias, slope in layers:
+            x = F.linear(x, weight, bias)
+            x = x if slope == 1 else F.leaky_relu(x, slope)
+            outputs.append(x)
+        return outputs
     values = x.detach().contiguous().numpy()
-    out = np.empty((*x.shape[:-1], weight.shape[0]), values.dtype)
-    rows, result = values.reshape(-1, values.shape[-1]), out.reshape(-1, out.shape[-1])
-    args = rows, *pack_layer(weight, bias), values.dtype.type(slope), result
-    run_in_ranges(partial(_linear, *args), len(rows), WORTH_A_PRODUCT // max(1, weight.numel()))
-    return torch.from_numpy(out)
+    rows = values.reshape(-1, values.shape[-1])
+    run, outputs = row_loop(rows, layers)
+    run_in_ranges(run, len(rows), WORTH_A_PRODUCT // max(1, sum(weight.numel() for weight, *_ in layers)))
+    return [torch.from_numpy(out.reshape(*x.shape[:-1], out.shape[1])) for out in outputs]
+
+
+def check_chain(op: str, x: Tensor, layers: Sequence[Layer]) -> None:
+    """Raises InputError unless the layers go together, and the first one with x (..., C)."""
+    inputs = x.shape[-1]
+    for weight, bias, _ in layers:
+        if weight.dim() != 2 or inputs != weight.shape[1] or bias.shape != weight.shape[:1]:
+            raise InputError(
+                f"{op}: x {(*x.shape[:-1], inputs)} must be (..., C), weight {tuple(weight.shape)} (D, C), bias "
+                f"{tuple(bias.shape)} (D)"
+            )
+        check_devices(op, x=x, weight=weight, bias=bias)
+        inputs = len(bias)
+
+
+def row_loop(rows: np.ndarray, layers: Sequence[Layer]) -> tuple[Callable[[int, int], None], list[np.ndarray]]:
+    """What takes the rows start..stop of (N, C) through ``check_chain``-ed layers, and what that fills: (N, D_i).
+
+    Not differentiable.
+    """
+    loops, outputs = [], []
+    for weight, bias, slope in layers:
+        out = np.empty((len(rows), len(bias)), rows.dtype)
+        loops.append(partial(_linear, rows, *pack_layer(weight, bias), rows.dtype.type(slope), out))
+        outputs.append(out)
+        rows = out
+
+    def run(start: int, stop: int) -> None:
+        for loop in loops:
+            loop(start, stop)
+
+    return run, outputs
 
 
 @compiled(fastmath={"contract"})

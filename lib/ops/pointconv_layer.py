@@ -1,6 +1,6 @@
 """A whole PointConv layer outside of autograd."""
 
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.inference import runs_inference
+from lib.ops.linear import Layer, check_chain, row_loop
 from lib.ops.pointconv import WIDTH, aggregate_forward
 from lib.ops.pointconv_linear import rows_at_once
 from lib.ops.product import kept, multiply, pack
@@ -20,13 +21,14 @@ from lib.ops.weight_net import check_layers, weight_net_forward
 
 def pointconv_layer(
     offset: Tensor, features: Tensor, index: Tensor, layers: list[Tensor], matrix: Tensor, bias: Tensor, slope: float,
-    norm: tuple[Tensor, ...] = (), eps: float = 0.0,
-) -> Tensor:  # fmt: skip
+    norm: tuple[Tensor, ...] = (), eps: float = 0.0, then: Sequence[Layer] = (),
+) -> list[Tensor]:  # fmt: skip
     """LeakyReLU(norm(matrix A + bias)), A = ``pointconv_aggregate`` with the weights ``weight_net`` (offset).
 
     offset (B, N, K, 3) in metres, features (B, M, C), index (B, N, K) into M, layers: of the weight net, matrix
-    (D, (3 + C) * 16), bias (D), norm: weight, bias, mean and variance (D) of a batch normalisation, or none
-    -> (B, N, D). Not differentiable. Weights and aggregation live piece by piece in a core's cache.
+    (D, (3 + C) * 16), bias (D), norm: weight, bias, mean and variance (D) of a batch normalisation, or none, then:
+    layers of an ``mlp`` behind it -> (B, N, D), and the outputs of those layers (B, N, D_i). Not differentiable.
+    Weights and aggregation live piece by piece in a core's cache.
 
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
@@ -47,15 +49,21 @@ def pointconv_layer(
         )
     check_index("pointconv_layer", index, features, dims=3)
     check_alike("pointconv_layer", features=features, offset=offset, layer=layers[0], matrix=matrix, bias=bias)
+    check_chain("pointconv_layer", bias.expand(*index.shape[:2], len(bias)), then)
     rows = flat_rows("pointconv_layer", index, features.shape[1])  # (B N, K) into (B M) rows
     table = features.detach().contiguous().numpy().reshape(-1, features.shape[2])  # (B M, C)
     offsets = offset.detach().contiguous().numpy().reshape(-1, *offset.shape[2:])  # (B N, K, 3)
-    out = np.empty((*index.shape[:2], matrix.shape[0]), table.dtype)
     weights = _arranged(matrix, bias, *layers, *norm, eps=eps)
-    result = out.reshape(-1, out.shape[2])
-    args = offsets, table, rows.numpy(), *weights, table.dtype.type(slope), result, rows_at_once(table)
-    run_in_ranges(partial(_layer, *args), len(result))
-    return torch.from_numpy(out)
+    out = np.empty((len(rows), len(bias)), table.dtype)
+    args = offsets, table, rows.numpy(), *weights, table.dtype.type(slope), out, rows_at_once(table)
+    behind, outputs = row_loop(out, then)
+
+    def run(start: int, stop: int) -> None:
+        _layer(*args, start, stop)
+        behind(start, stop)
+
+    run_in_ranges(run, len(out))
+    return [torch.from_numpy(o.reshape(*index.shape[:2], o.shape[1])) for o in (out, *outputs)]
 
 
 @kept

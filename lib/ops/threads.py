@@ -5,27 +5,36 @@ which saves waking one more. Meanwhile torch's own operators are single-threaded
 would fight for the same cores.
 """
 
+import atexit
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, partial
+from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
 
 from lib.ops.compiled import untraced
+from lib.ops.helper import Helper
 
 T = TypeVar("T")
+_idle: list[Helper] = []  # helpers without a task
+os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of the threads
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(32, os.cpu_count() or 1), thread_name_prefix="point-ops")
+def _call_helper() -> Helper:
+    try:
+        return _idle.pop()
+    except IndexError:
+        return Helper()
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
+@atexit.register
+def _send_home() -> None:
+    while _idle:
+        _idle.pop().end()
 
 
 @untraced
@@ -49,15 +58,15 @@ def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
                 return
             results[number] = task()
 
-    helpers = [_pool().submit(work) for _ in range(min(workers, len(tasks)) - 1)]
-    try:
-        work()
-    finally:
-        helpers = [helper for helper in helpers if not helper.cancel()]  # one that has not begun has nothing to do
-        wait(helpers)  # also after an error: they write into tensors of the caller
-        torch.set_num_threads(workers)
+    helpers = [_call_helper() for _ in range(min(workers, len(tasks)) - 1)]
     for helper in helpers:
-        helper.result()
+        helper.give(work)
+    with ExitStack() as last:
+        last.callback(torch.set_num_threads, workers)
+        for helper in helpers:  # waited for also after an error: they write into tensors of the caller
+            last.callback(_idle.append, helper)
+            last.callback(helper.finish)
+        work()
     return [results[number] for number in range(len(tasks))]
 
 
@@ -71,6 +80,6 @@ def split_range(total: int, least: int = 1) -> list[tuple[int, int]]:
 def run_in_ranges(task: Callable[[int, int], T], total: int, least: int = 1) -> list[T]:
     """``task(start, stop)`` over 0..total, one contiguous range a thread; the results in order of the ranges.
 
-    least: how many are worth waking a thread for, which takes about 0.1 ms.
+    least: how many are worth another thread, which may take 0.1 ms to wake.
     """
     return run_side_by_side([partial(task, start, stop) for start, stop in split_range(total, least)])
