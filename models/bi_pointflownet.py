@@ -7,7 +7,6 @@ width settings of the one class here.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -112,15 +111,10 @@ class BidirectionalFlowEmbedding(nn.Module):
         middle = xyz1.detach().mean(1, keepdim=True)  # (B, 1, 3): only differences count, and small numbers round less
         place1, place2 = xyz1 - middle, xyz2 - middle
 
-        def source() -> tuple[Tensor, Tensor]:
-            augmented = self.update1(self._exchange(context1, context2, place1, place2, near12))
-            return augmented, _query(augmented, place1, self.position2)
-
-        def target() -> tuple[Tensor, Tensor]:
-            augmented = self.update2(self._exchange(context2, context1, place2, place1, near21))
-            return augmented, _key(augmented, place2, self.position2)
-
-        (augmented1, query), (augmented2, key) = ops.side_by_side(xyz1, source, target)
+        augmented1 = self.update1(self._exchange(context1, context2, place1, place2, near12))
+        augmented2 = self.update2(self._exchange(context2, context1, place2, place1, near21))
+        query = _query(augmented1, place1, self.position2)
+        key = _key(augmented2, place2, self.position2)
         embedding = ops.flow_embedding(query, key, near12, self.mlp2.weight, self.mlp2.bias)
         return augmented1, augmented2, embedding
 
@@ -242,12 +236,9 @@ class BiPointFlowNet(nn.Module):
                 flow_up = up1(flows[level + 1])  # (B, N_l, 3)
                 warped = warp(cloud1.xyz[level], cloud2.xyz[level], flow_up)
                 near12, near21 = cross_neighbours(cloud1.xyz[level], warped)
-            context1, context2, *brought = ops.side_by_side(
-                xyz1,
-                partial(self._context, level, pyramid1[level], up1, above1),
-                partial(self._context, level, pyramid2[level], up2, above2),
-                *([] if predicted is None else [partial(up1, predicted)]),
-            )
+            context1 = self._context(level, pyramid1[level], up1, above1)
+            context2 = self._context(level, pyramid2[level], up2, above2)
+            brought = [] if predicted is None else [up1(predicted)]
             above1, above2, embedding = self.embedding[level](
                 cloud1.xyz[level], warped, context1, context2, near12, near21
             )
@@ -260,8 +251,7 @@ class BiPointFlowNet(nn.Module):
     def _pyramids(self, geometry: PairGeometry) -> tuple[list[Tensor], list[Tensor]]:
         """Features f_0 .. f_4 of source and target, in one pass where their geometry is one."""
         if geometry.both is None:
-            clouds = geometry.cloud1, geometry.cloud2
-            return tuple(ops.side_by_side(clouds[0].xyz[0], *(partial(self.pyramid, cloud) for cloud in clouds)))
+            return self.pyramid(geometry.cloud1), self.pyramid(geometry.cloud2)
         halves = [f.chunk(2) for f in self.pyramid(geometry.both)]
         return [a for a, _ in halves], [b for _, b in halves]
 

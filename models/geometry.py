@@ -135,7 +135,7 @@ class PairGeometry:
 
     cloud1: CloudGeometry
     cloud2: CloudGeometry
-    both: CloudGeometry | None  # the two clouds in one batch (2B), when they have the same size and it pays
+    both: CloudGeometry | None  # the two clouds in one batch (2B), when they have the same size
     own: list[Neighbourhood]  # source points among themselves, levels 0..3
     cross: tuple[Tensor, Tensor]  # ``cross_neighbours`` at level 3, the only level whose target is not warped
 
@@ -143,13 +143,11 @@ class PairGeometry:
     def build(cls, xyz1: Tensor, xyz2: Tensor, sizes1: tuple[int, ...], sizes2: tuple[int, ...]) -> "PairGeometry":
         """xyz1 (B, N, 3), xyz2 (B, M, 3) in metres; the sizes of levels 0..4 of each."""
         both = None
-        if sizes1 == sizes2 and not ops.runs_inference(xyz1):
+        if sizes1 == sizes2:
             both = CloudGeometry.build(torch.cat([xyz1, xyz2]), sizes1)
             cloud1, cloud2 = _halves(both, len(xyz1))
         else:
-            cloud1, cloud2 = ops.side_by_side(
-                xyz1, lambda: CloudGeometry.build(xyz1, sizes1), lambda: CloudGeometry.build(xyz2, sizes2)
-            )
+            cloud1, cloud2 = CloudGeometry.build(xyz1, sizes1), CloudGeometry.build(xyz2, sizes2)
         finer, (last1, last2) = cloud1.xyz[:-1], (cloud1.xyz[3], cloud2.xyz[3])
         *near, near12, near21 = neighbours(
             *((xyz, xyz, SELF_NEIGHBOURS) for xyz in finer),

@@ -1,9 +1,5 @@
 """What the CPU path does outside of autograd: the same numbers in fewer passes, also after weights have changed."""
 
-import os
-import signal
-import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -102,74 +98,6 @@ def test_linear_maps_of_coordinates_are_added_alike_in_and_out_of_autograd(dtype
         assert ops.add_linear(values[:, :0], points[:, :0], layer.weight, layer.bias).shape == (2, 0, 7)
     inputs = [t.double().requires_grad_() for t in (values[:1, :3], points[:1, :3], layer.weight, layer.bias)]
     assert torch.autograd.gradcheck(ops.add_linear, inputs)
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_tasks_run_side_by_side_in_the_callers_modes_and_their_errors_come_out(threads):
-    before, cloud = torch.get_num_threads(), torch.zeros(1, 4, 3)
-    torch.set_num_threads(threads)
-
-    def state() -> tuple[bool, bool]:
-        return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-
-    def nested() -> list[int]:
-        return ops.side_by_side(cloud, lambda: 1, lambda: 2, lambda: 3)
-
-    def fail() -> None:
-        raise ValueError("from a task")
-
-    try:
-        assert ops.side_by_side(cloud, state, state) == [(True, False)] * 2
-        with torch.no_grad():
-            assert ops.side_by_side(cloud, state, state) == [(False, False)] * 2
-            assert ops.side_by_side(cloud, nested, nested) == [[1, 2, 3]] * 2
-            for tasks in ((fail, state), (state, fail)):
-                with pytest.raises(ValueError, match="from a task"):
-                    ops.side_by_side(cloud, *tasks)
-            assert torch.get_num_threads() == threads
-        with torch.inference_mode():
-            assert ops.side_by_side(cloud, state, state) == [(False, True)] * 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_many_callers_at_a_time_all_come_to_an_end():
-    cloud = torch.zeros(1, 4, 3)
-    before = torch.get_num_threads()
-    callers = 64
-
-    def nested() -> list[int]:
-        return ops.side_by_side(cloud, *(lambda n=n: time.sleep(0.001) or n for n in range(4)))
-
-    def caller(_: int) -> list[list[int]]:
-        torch.set_num_threads(4)  # two for each of two tasks
-        with torch.inference_mode():
-            return ops.side_by_side(cloud, nested, nested)
-
-    try:
-        with ThreadPoolExecutor(callers) as crowd:
-            assert list(crowd.map(caller, range(callers), timeout=60)) == [[[0, 1, 2, 3]] * 2] * callers
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_forked_process_has_helpers_of_its_own():
-    before, cloud = torch.get_num_threads(), torch.zeros(1, 4, 3)
-    torch.set_num_threads(2)
-    try:
-        with torch.no_grad():
-            assert ops.side_by_side(cloud, lambda: 1, lambda: 2) == [1, 2]
-            child = os.fork()
-            if child == 0:
-                os._exit(0 if ops.side_by_side(cloud, lambda: 1, lambda: 2) == [1, 2] else 1)
-        deadline = time.monotonic() + 30
-        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if done == (0, 0):
-            os.kill(child, signal.SIGKILL)
-        assert done == (child, 0)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_torch_compile_goes_round_the_compiled_loops():

@@ -4,12 +4,11 @@ Every operation has a slow twin in ``reference.py``; ``set_backend`` chooses bet
 ``csrc/`` holds the CUDA sources, ``cuda/`` what compiles and launches them.
 """
 
-from lib.ops.backend import BACKENDS, describe_kernels, get_backend, set_backend, use_backend
+from lib.ops.backend import BACKENDS, describe_kernels, get_backend, runs_inference, set_backend, use_backend
 from lib.ops.checks import check_finite, is_recording
 from lib.ops.errors import InputError
 from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather, neighbour_offsets
-from lib.ops.inference import runs_inference, side_by_side
 from lib.ops.interpolate import inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn, knn_each
 from lib.ops.linear import Layer, add_linear, linear, mlp
@@ -44,7 +43,6 @@ __all__ = [
     "pointconv_net",
     "runs_inference",
     "set_backend",
-    "side_by_side",
     "use_backend",
     "weight_net",
     "weighted_sum",

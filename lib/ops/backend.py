@@ -62,6 +62,12 @@ def runs_compiled(*tensors: Tensor) -> bool:
     return True
 
 
+def runs_inference(*tensors: Tensor) -> bool:
+    """True when the compiled CPU path is to take these tensors, outside of autograd, autocast and torch.compile."""
+    special = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return not special and runs_compiled(*tensors)
+
+
 def runs_kernels(*tensors: Tensor) -> bool:
     """True when the CUDA kernels are to take these tensors: floats of 32 or 64 bits, or bfloat16, on a GPU.
 

@@ -17,7 +17,7 @@ from lib.ops.threads import run_side_by_side
 
 _latest: deque[tuple] = deque(maxlen=16)  # key, cloud, boxes
 
-FEW = 2048  # points; they are sorted before another thread has begun
+FEW = 512  # points; they are sorted before another thread has begun
 FINEST = 8  # points; the order goes on inside of a box down to runs of so many
 
 

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.ops.backend import runs_inference
 from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
-from lib.ops.inference import runs_inference
 from lib.ops.product import kept, multiply, pack_layer
 from lib.ops.threads import run_in_ranges
 
-WORTH_A_THREAD = 8192  # points: about 0.1 ms
-WORTH_A_PRODUCT = 4_000_000  # multiply-adds: about 0.1 ms
+WORTH_A_THREAD = 512  # points: about 10 us
+WORTH_A_PRODUCT = 500_000  # multiply-adds: about 10 us
 
 
 Layer = tuple[Tensor, Tensor, float]  # weight (D, C), bias (D), the slope of the LeakyReLU behind it; 1: none

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.ops.backend import runs_inference
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
-from lib.ops.inference import runs_inference
 from lib.ops.linear import Layer, check_chain, row_loop
 from lib.ops.pointconv import WIDTH, aggregate_forward
 from lib.ops.pointconv_linear import rows_at_once

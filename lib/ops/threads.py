@@ -39,18 +39,14 @@ def _send_home() -> None:
 
 @untraced
 def run_side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Runs the tasks on as many threads as torch uses and returns their results in order; errors are raised here.
-
-    Where there are fewer tasks than threads, each may use its share of them.
-    """
+    """Runs the tasks on as many threads as torch uses and returns their results in order; errors are raised here."""
     workers = torch.get_num_threads()
     if workers == 1 or len(tasks) < 2:
         return [task() for task in tasks]
     waiting, results = deque(enumerate(tasks)), {}
-    share = max(1, workers // len(tasks))
 
     def work() -> None:
-        torch.set_num_threads(share)  # of this thread, and until the caller's is set again of threads started meanwhile
+        torch.set_num_threads(1)  # of this thread, and until the caller's is set again of threads started meanwhile
         while waiting:
             try:
                 number, task = waiting.popleft()
