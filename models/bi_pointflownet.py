@@ -238,11 +238,11 @@ class BiPointFlowNet(nn.Module):
                 near12, near21 = cross_neighbours(cloud1.xyz[level], warped)
             context1 = self._context(level, pyramid1[level], up1, above1)
             context2 = self._context(level, pyramid2[level], up2, above2)
-            brought = [] if predicted is None else [up1(predicted)]
             above1, above2, embedding = self.embedding[level](
                 cloud1.xyz[level], warped, context1, context2, near12, near21
             )
-            known = torch.cat([pyramid1[level], *brought, embedding], dim=-1)
+            known = pyramid1[level] if predicted is None else up1.append(pyramid1[level], predicted)
+            known = torch.cat([known, embedding], dim=-1)
             predicted, residual = self.predictor[level](known, geometry.own[level])
             flows[level] = residual if level == 3 else residual + flow_up
             features |= {f"embedding/{level}": embedding, f"predictor/{level}": predicted}
@@ -258,7 +258,7 @@ class BiPointFlowNet(nn.Module):
     def _context(self, level: int, features: Tensor, up: Interpolation, above: Tensor) -> Tensor:
         """[f_l, g_l], g_l = SharedMLP(upsample(above)): a linear map commutes with a weighted mean, it runs first."""
         linear, activation = self.context[level]
-        return torch.cat([features, activation(up(linear(above)))], dim=-1)
+        return up.append(features, linear(above), activation.negative_slope)
 
 
 def warp(xyz1: Tensor, xyz2: Tensor, flow1: Tensor) -> Tensor:

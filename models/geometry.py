@@ -80,6 +80,13 @@ class Interpolation:
         """Values at the support points (B, M, C) -> values at the queries (B, N, C)."""
         return ops.weighted_sum(values, self.index, self.weights)
 
+    def append(self, features: Tensor, values: Tensor, slope: float = 1.0) -> Tensor:
+        """[features, LeakyReLU(values at the queries)]: features (B, N, F) of the queries -> (B, N, F + C).
+
+        slope: of the LeakyReLU; 1: none.
+        """
+        return ops.append_weighted_sum(features, values, self.index, self.weights, slope)
+
 
 @dataclass
 class CloudGeometry:

@@ -116,6 +116,47 @@ def test_torch_compile_goes_round_the_compiled_loops():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("neighbours", [3, 5])
+@pytest.mark.parametrize("slope", [1.0, 0.1])
+def test_weighted_sums_are_appended_alike_in_and_out_of_autograd(dtype, neighbours, slope):
+    torch.manual_seed(0)
+    features, values = torch.randn(2, 700, 7, dtype=dtype), torch.randn(2, 40, 9, dtype=dtype, requires_grad=True)
+    index, weights = torch.randint(40, (2, 700, neighbours)), torch.rand(2, 700, neighbours, dtype=dtype)
+    with_gradient = ops.append_weighted_sum(features, values, index, weights, slope)
+    with ops.use_backend("reference"):
+        total = F.leaky_relu(ops.weighted_sum(values, index, weights), slope)
+    torch.testing.assert_close(with_gradient, torch.cat([features, total], -1))
+    with torch.inference_mode():
+        torch.testing.assert_close(ops.append_weighted_sum(features, values, index, weights, slope), with_gradient)
+        some = features[:, ::2], values[..., ::2], index[:, ::2], weights[:, ::2]
+        expected = torch.cat([some[0], total[:, ::2, ::2]], -1)
+        torch.testing.assert_close(ops.append_weighted_sum(*some, slope), expected)
+        none = features[:, :0], values, index[:, :0], weights[:, :0]
+        assert ops.append_weighted_sum(*none, slope).shape == (2, 0, 16)
+
+
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_an_appended_weighted_sum_refuses_what_does_not_go_together(differentiated):
+    features, values, weights = torch.ones(1, 8, 2), torch.ones(1, 4, 3), torch.ones(1, 8, 3)
+    index = torch.zeros(1, 8, 3, dtype=torch.int64)
+    with torch.set_grad_enabled(differentiated):
+        for wrong in (
+            (features[:, :7], values, index, weights),
+            (features[0], values, index, weights),
+            (features, values[0], index, weights),
+            (features, values, index, weights[:, :, :2]),
+            (features, values, index + 4, weights),
+            (features, values, index.int(), weights),
+            (features, values.double(), index, weights),
+        ):
+            with pytest.raises(ops.InputError, match="^(append_)?weighted_sum: "):
+                ops.append_weighted_sum(*wrong)
+        if not differentiated:
+            with pytest.raises(ops.InputError, match="^append_weighted_sum: features .* is torch.float64 but values"):
+                ops.append_weighted_sum(features.double(), values, index, weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_mlp_agrees_with_its_layers_in_and_out_of_autograd(dtype):
     torch.manual_seed(0)
     x, widths, slopes = torch.randn(3, 50, 7, dtype=dtype), (7, 40, 16, 3), (0.1, 0.1, 1.0)

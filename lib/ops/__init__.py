@@ -9,7 +9,7 @@ from lib.ops.checks import check_finite, is_recording
 from lib.ops.errors import InputError
 from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather, neighbour_offsets
-from lib.ops.interpolate import inverse_distance_weights, weighted_sum
+from lib.ops.interpolate import append_weighted_sum, inverse_distance_weights, weighted_sum
 from lib.ops.knn import knn, knn_each
 from lib.ops.linear import Layer, add_linear, linear, mlp
 from lib.ops.pointconv import pointconv_aggregate
@@ -24,6 +24,7 @@ __all__ = [
     "InputError",
     "Layer",
     "add_linear",
+    "append_weighted_sum",
     "check_finite",
     "describe_kernels",
     "flow_embedding",

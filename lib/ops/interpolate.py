@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops import cuda, reference
@@ -70,19 +71,49 @@ def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
 
     Differentiable in values and weights. Raises InputError for shapes, dtypes or devices that do not go together.
     """
-    if values.dim() != 3 or weights.shape != index.shape:
-        raise InputError(
-            f"weighted_sum: values {tuple(values.shape)} must be (B, M, C); index {tuple(index.shape)} and weights "
-            f"{tuple(weights.shape)} both (B, N, K)"
-        )
     values, weights = full_precision(values, weights)
-    check_index("weighted_sum", index, values, dims=3)
-    check_alike("weighted_sum", values=values, weights=weights)
+    _check_weighted_sum("weighted_sum", values, index, weights)
     if runs_kernels(values, weights):
         return cuda.weighted_sum(values, index, weights)
     if not runs_compiled(values, weights):
         return reference.weighted_sum(values, index, weights)
     return _WeightedSum.apply(values, index, weights)
+
+
+def append_weighted_sum(
+    features: Tensor, values: Tensor, index: Tensor, weights: Tensor, slope: float = 1.0
+) -> Tensor:
+    """[features, LeakyReLU(``weighted_sum`` (values, index, weights))]: features (B, N, F) -> (B, N, F + C).
+
+    slope: of the LeakyReLU; 1: none. Outside of autograd, on a CPU, one pass does it all. Differentiable in all but the
+    index. Raises InputError for shapes, dtypes or devices that do not go together.
+    """
+    if features.dim() != 3 or features.shape[:2] != index.shape[:2]:
+        raise InputError(
+            f"append_weighted_sum: features {tuple(features.shape)} must be (B, N, F) for index {tuple(index.shape)}"
+        )
+    if not runs_inference(features, values, weights):
+        total = weighted_sum(values, index, weights)
+        return torch.cat([features, total if slope == 1 else F.leaky_relu(total, slope)], dim=-1)
+    _check_weighted_sum("append_weighted_sum", values, index, weights)
+    check_alike("append_weighted_sum", features=features, values=values)
+    rows = flat_rows("append_weighted_sum", index, values.shape[1])  # (B N, K) into (B M) rows
+    given, table = (t.detach().contiguous().numpy().reshape(-1, t.shape[2]) for t in (features, values))
+    factors = weights.detach().contiguous().numpy().reshape(rows.shape)
+    out = np.empty((len(given), given.shape[1] + table.shape[1]), table.dtype)
+    args = table, rows.numpy(), factors, given, table.dtype.type(slope), out
+    run_in_ranges(partial(_append_weighted_sum, *args), len(given), WORTH_A_THREAD)
+    return torch.from_numpy(out.reshape(*features.shape[:2], out.shape[1]))
+
+
+def _check_weighted_sum(op: str, values: Tensor, index: Tensor, weights: Tensor) -> None:
+    if values.dim() != 3 or weights.shape != index.shape:
+        raise InputError(
+            f"{op}: values {tuple(values.shape)} must be (B, M, C); index {tuple(index.shape)} and weights "
+            f"{tuple(weights.shape)} both (B, N, K)"
+        )
+    check_index(op, index, values, dims=3)
+    check_alike(op, values=values, weights=weights)
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -117,20 +148,34 @@ class _WeightedSum(torch.autograd.Function):
 
 @compiled(fastmath={"contract"})
 def _weighted_sum_forward(table, rows, factors, out, start, stop):
-    neighbours = rows.shape[1]
     for r in range(start, stop):
-        row = out[r]
-        if neighbours == 3:  # as good as always: one pass
-            one, two, three = table[rows[r, 0]], table[rows[r, 1]], table[rows[r, 2]]
-            a, b, c = factors[r, 0], factors[r, 1], factors[r, 2]
-            for i in range(len(row)):
-                row[i] = a * one[i] + b * two[i] + c * three[i]
-            continue
-        row[:] = 0
-        for k in range(neighbours):
-            near, factor = table[rows[r, k]], factors[r, k]
-            for i in range(len(row)):
-                row[i] += factor * near[i]
+        _row_sum(table, rows[r], factors[r], out[r])
+
+
+@compiled(fastmath={"contract"})
+def _row_sum(table, near, factors, out):
+    if len(near) == 3:  # as good as always: one pass
+        one, two, three = table[near[0]], table[near[1]], table[near[2]]
+        a, b, c = factors[0], factors[1], factors[2]
+        for i in range(len(out)):
+            out[i] = a * one[i] + b * two[i] + c * three[i]
+        return
+    out[:] = 0
+    for k in range(len(near)):
+        row, factor = table[near[k]], factors[k]
+        for i in range(len(out)):
+            out[i] += factor * row[i]
+
+
+@compiled(fastmath={"contract"})
+def _append_weighted_sum(table, rows, factors, features, slope, out, start, stop):
+    width = features.shape[1]
+    for r in range(start, stop):
+        out[r, :width] = features[r]
+        behind = out[r, width:]
+        _row_sum(table, rows[r], factors[r], behind)
+        for i in range(len(behind)):
+            behind[i] = max(behind[i], slope * behind[i])  # LeakyReLU, as the slope is at most 1
 
 
 @compiled(fastmath={"contract", "reassoc"})

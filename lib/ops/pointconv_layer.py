@@ -50,6 +50,8 @@ def pointconv_layer(
     check_index("pointconv_layer", index, features, dims=3)
     check_alike("pointconv_layer", features=features, offset=offset, layer=layers[0], matrix=matrix, bias=bias)
     check_chain("pointconv_layer", bias.expand(*index.shape[:2], len(bias)), then)
+    for weight, shift, _ in then:
+        check_alike("pointconv_layer", features=features, weight=weight, bias=shift)
     rows = flat_rows("pointconv_layer", index, features.shape[1])  # (B N, K) into (B M) rows
     table = features.detach().contiguous().numpy().reshape(-1, features.shape[2])  # (B M, C)
     offsets = offset.detach().contiguous().numpy().reshape(-1, *offset.shape[2:])  # (B N, K, 3)
