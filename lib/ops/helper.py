@@ -2,10 +2,10 @@
 
 A network's operations come one behind the other, and a thread that has gone to sleep in between wakes in about 0.1 ms.
 So a helper, and the thread that waits for one, stay awake for a moment: they look at a counter in memory, in a compiled
-loop that leaves Python's lock to the others. Only then do they sleep.
+loop that leaves Python's lock to other threads, and the core to other processes that want it. Only then do they sleep.
 """
 
-import platform
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 
 from lib.ops.compiled import compiled, numba
 
-ROUNDS = 20_000  # looks at a counter: 0.2 to 1 ms on x86
+ROUNDS = 1000  # looks at a counter: about 0.3 ms
 
 if numba is None:
     _look = None  # the loop that calls it refuses to run
@@ -25,12 +25,12 @@ else:
 
     @intrinsic
     def _look(_typing, array, index):
-        """array[index] as another thread may just have left it, after a short rest of this core where it knows one."""
+        """Lets others have the core, if there are any; array[index] as another thread may just have left it."""
 
         def generate(context, builder, signature, arguments):
-            if platform.machine() in ("x86_64", "AMD64"):
-                rest = ir.FunctionType(ir.VoidType(), [])
-                builder.call(cgutils.get_or_insert_function(builder.module, rest, "llvm.x86.sse2.pause"), [])
+            if hasattr(os, "sched_yield"):
+                give_way = ir.FunctionType(ir.IntType(32), [])
+                builder.call(cgutils.get_or_insert_function(builder.module, give_way, "sched_yield"), [])
             values = context.make_array(signature.args[0])(context, builder, arguments[0])
             place = cgutils.get_item_pointer(context, builder, signature.args[0], values, [arguments[1]])
             return builder.load_atomic(place, "acquire", 8)
