@@ -6,6 +6,9 @@ network written straight from the paper in torch operators (benchmarks/plain.py)
 Pairs are synthetic, weights are random (seed 0), float32.
 """
 
+import lib  # noqa: F401  (before torch: it sets up OpenMP)
+
+# isort: split
 import json
 from collections.abc import Iterator
 from pathlib import Path

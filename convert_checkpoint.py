@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 """Turns a published Bi-PointFlowNet state into a checkpoint of this project, or a teacher into a published state."""
 
+import lib  # noqa: F401  (before torch: it sets up OpenMP)
+
+# isort: split
 import argparse
 import io
 from pathlib import Path

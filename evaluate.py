@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 """Scores checkpoints, or a baseline without a network, on a part of a data set. The score is the same on every run."""
 
+import lib  # noqa: F401  (before torch: it sets up OpenMP)
+
+# isort: split
 import argparse
 import contextlib
 import json

@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 """Two point clouds in, the motion of every source point out. No ground truth and no calibration are needed."""
 
+import lib  # noqa: F401  (before torch: it sets up OpenMP)
+
+# isort: split
 import argparse
 import os
 import sys

@@ -30,6 +30,10 @@ def package_of(path: Path) -> str:
     return ".".join(parts[:2]) if parts[0] == "lib" and len(parts) > 1 else parts[0]
 
 
+def top_imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -64,6 +68,13 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "lib/ops").glob("*.py")), ids=lambda p: p.name)
 def test_ops_need_few_libraries(path):
     assert {module.split(".")[0] for module in imports(path)} <= OUTSIDE_OF_OPS | sys.stdlib_module_names | {"lib"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_set_up_openmp_before_torch_reads_its_environment(path):
+    modules = [node.names[0].name if isinstance(node, ast.Import) else node.module for node in top_imports(path)]
+    ours = [module.split(".")[0] in ("lib", "models", "benchmarks") for module in modules]
+    assert True in ours and "torch" not in modules[: ours.index(True)]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.py")), ids=lambda p: p.name)
