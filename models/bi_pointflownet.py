@@ -242,8 +242,7 @@ class BiPointFlowNet(nn.Module):
                 cloud1.xyz[level], warped, context1, context2, near12, near21
             )
             known = pyramid1[level] if predicted is None else up1.append(pyramid1[level], predicted)
-            known = torch.cat([known, embedding], dim=-1)
-            predicted, residual = self.predictor[level](known, geometry.own[level])
+            predicted, residual = self.predictor[level](ops.join(known, embedding), geometry.own[level])
             flows[level] = residual if level == 3 else residual + flow_up
             features |= {f"embedding/{level}": embedding, f"predictor/{level}": predicted}
         return FlowOutput(flows, cloud1.indices[:4], cloud2.indices[:4], features if return_features else {})

@@ -157,6 +157,26 @@ def test_an_appended_weighted_sum_refuses_what_does_not_go_together(differentiat
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_are_joined_alike_in_and_out_of_autograd(dtype):
+    torch.manual_seed(0)
+    parts = [torch.randn(2, 700, width, dtype=dtype, requires_grad=True) for width in (7, 1, 20)]
+    expected = torch.cat(parts, -1)
+    with_gradient = ops.join(*parts)
+    assert with_gradient.requires_grad and torch.equal(with_gradient, expected)
+    with torch.inference_mode():
+        assert torch.equal(ops.join(*parts), expected)
+        assert torch.equal(ops.join(*(part[:, ::2] for part in parts)), expected[:, ::2])
+        assert torch.equal(ops.join(parts[0]), parts[0])
+        assert ops.join(*(part[:, :0] for part in parts)).shape == (2, 0, 28)
+        assert torch.equal(ops.join(parts[0], parts[1].float()), torch.cat([parts[0], parts[1].float()], -1))
+    for wrong in ((), (parts[0], parts[1][:, :5]), (parts[0][0], parts[1][0])):
+        with pytest.raises(ops.InputError, match="^join: .* must be "):
+            ops.join(*wrong)
+    with pytest.raises(ops.InputError, match="^join: features 0 .* is on cpu but features 1 "):
+        ops.join(parts[0], parts[1].to("meta"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_mlp_agrees_with_its_layers_in_and_out_of_autograd(dtype):
     torch.manual_seed(0)
     x, widths, slopes = torch.randn(3, 50, 7, dtype=dtype), (7, 40, 16, 3), (0.1, 0.1, 1.0)

@@ -10,6 +10,7 @@ from lib.ops.errors import InputError
 from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather, neighbour_offsets
 from lib.ops.interpolate import append_weighted_sum, inverse_distance_weights, weighted_sum
+from lib.ops.join import join
 from lib.ops.knn import knn, knn_each
 from lib.ops.linear import Layer, add_linear, linear, mlp
 from lib.ops.pointconv import pointconv_aggregate
@@ -33,6 +34,7 @@ __all__ = [
     "get_backend",
     "inverse_distance_weights",
     "is_recording",
+    "join",
     "knn",
     "knn_each",
     "linear",
