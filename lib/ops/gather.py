@@ -12,9 +12,7 @@ from lib.ops.backend import runs_compiled, runs_inference, runs_kernels
 from lib.ops.checks import check_clouds, check_index
 from lib.ops.compiled import compiled, untraced
 from lib.ops.errors import InputError
-from lib.ops.threads import run_in_ranges
-
-WORTH_A_THREAD = 512  # queries: about 10 us
+from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:

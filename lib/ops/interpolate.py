@@ -13,9 +13,7 @@ from lib.ops.checks import check_alike, check_clouds, check_index
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows, gather
-from lib.ops.threads import run_in_ranges
-
-WORTH_A_THREAD = 512  # queries: about 10 us
+from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 
 
 def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:

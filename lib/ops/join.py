@@ -10,9 +10,7 @@ from lib.ops.backend import runs_inference
 from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
-from lib.ops.threads import run_in_ranges
-
-WORTH_A_THREAD = 512  # points: about 10 us
+from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 
 
 def join(*features: Tensor) -> Tensor:

@@ -13,12 +13,9 @@ from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
 from lib.ops.errors import InputError
 from lib.ops.product import kept, multiply, pack_layer
-from lib.ops.threads import run_in_ranges
+from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 
-WORTH_A_THREAD = 512  # points: about 10 us
 WORTH_A_PRODUCT = 500_000  # multiply-adds: about 10 us
-
-
 Layer = tuple[Tensor, Tensor, float]  # weight (D, C), bias (D), the slope of the LeakyReLU behind it; 1: none
 
 

@@ -20,6 +20,7 @@ from lib.ops.compiled import untraced
 from lib.ops.helper import Helper
 
 T = TypeVar("T")
+WORTH_A_THREAD = 512  # rows of an operation that does little for each: about 10 us
 _idle: list[Helper] = []  # helpers without a task
 os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of the threads
 
