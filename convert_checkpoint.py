@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoint import file_digest, save_checkpoint
 from lib.cli import Parser, run_script
+from lib.errors import InputError
 from lib.files import write_atomically
-from lib.ops.errors import InputError
+from lib.training.checkpoint import file_digest, save_checkpoint
 from models import CHECKPOINT_FORMAT, load_model
 from models.files import read_checkpoint
-from models.published import to_published
+from models.scene_flow.published import to_published
 
 EPILOG = """examples:
   python convert_checkpoint.py bi_pointflownet.pth checkpoints/ft3d.pt

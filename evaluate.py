@@ -13,9 +13,6 @@ from typing import Any
 
 import torch
 
-from lib import distributed
-from lib.arithmetic import count_flops
-from lib.checkpoint import training_facts
 from lib.cli import (
     Parser,
     add_data_flags,
@@ -26,15 +23,18 @@ from lib.cli import (
     run_script,
     session,
 )
+from lib.errors import InputError
 from lib.evaluation import Score
 from lib.files import write_atomically
-from lib.graphs import GraphedNetwork
-from lib.ops.errors import InputError
 from lib.provenance import provenance
-from lib.show.evaluation_report import Observations, evaluation_report, merged
-from lib.tasks import TASKS, Task
-from lib.training import without_names
+from lib.show.scene_flow.evaluation_report import Observations, evaluation_report, merged
+from lib.tasks.scene_flow import TASKS, Task
+from lib.training import distributed
+from lib.training.checkpoint import training_facts
+from lib.training.run import without_names
 from models import count_parameters, load_model
+from models.scene_flow.arithmetic import count_flops
+from models.scene_flow.cuda_graph import GraphedNetwork
 
 EPILOG = """examples:
   python evaluate.py --checkpoint runs/student-kitti-ft3d-gamma0.3-seed0/best.pt --data-root DATA

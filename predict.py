@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib.checkpoint import file_digest
 from lib.cli import Parser, add_graph_flag, add_machine_flags, number, run_script, session
-from lib.cloud_axes import AXES, check_pair, from_project, to_project, warnings_of
-from lib.cloud_files import READERS, WRITERS, encode_flow, read_cloud
+from lib.clouds.axes import AXES, check_pair, from_project, to_project, warnings_of
+from lib.clouds.files import READERS, WRITERS, encode_flow, read_cloud
+from lib.errors import InputError
 from lib.files import write_atomically
-from lib.graphs import GraphedNetwork
-from lib.ops.errors import InputError
-from lib.prediction import predict_flow
-from lib.rigid_motion import FOLLOWS, RigidMotion, fit_rigid_motion
-from lib.sequence import Job, check_results, consecutive_pairs, is_finished, note_settings
+from lib.predict.rigid_motion import FOLLOWS, RigidMotion, fit_rigid_motion
+from lib.predict.scene_flow import predict_flow
+from lib.predict.sequence import Job, check_results, consecutive_pairs, is_finished, note_settings
+from lib.training.checkpoint import file_digest
 from models import load_model
+from models.scene_flow.cuda_graph import GraphedNetwork
 
 EPILOG = f"""examples:
   python predict.py before.ply after.ply --checkpoint best.pt --axes kitti-camera --out flow.ply
@@ -76,14 +76,14 @@ def predict_one(net: nn.Module, job: Job, args: argparse.Namespace, device: torc
         ("time", f"{made.seconds:.3f} s for this pair (network and interpolation, "
                  f"first pair of the process, {device})"),
         ("written", f"{job.out}"),
-    ]  # fmt: skip
+    ]
     print("\n".join(f"{name:<9}{value}" for name, value in rows))
 
 
 def predict_sequence(net: nn.Module, jobs: list[Job], args: argparse.Namespace, device: torch.device) -> None:
     """Every pair of a folder, a line each. Pairs that an earlier start finished are left as they are."""
     settings = {"checkpoint": file_digest(args.checkpoint), "axes": args.axes, "num_points": args.num_points,
-                "amp": args.amp, "rigid": args.rigid}  # fmt: skip
+                "amp": args.amp, "rigid": args.rigid}
     check_results(args.out, settings)
     seconds = []
     source = read_cloud(jobs[0].source)
@@ -103,12 +103,12 @@ def predict_sequence(net: nn.Module, jobs: list[Job], args: argparse.Namespace, 
     rows = [("pairs", f"{len(seconds)} predicted, {len(jobs) - len(seconds)} finished before"),
             *([("time", f"{np.median(seconds):.3f} s a pair, the median (network and interpolation, {device})")]
               if seconds else []),
-            ("written", f"{args.out}")]  # fmt: skip
+            ("written", f"{args.out}")]
     print("\n".join(f"{name:<9}{value}" for name, value in rows))
 
 
 def predict(net: nn.Module, job: Job, source: np.ndarray, target: np.ndarray, args: argparse.Namespace,
-            device: torch.device) -> Result:  # fmt: skip
+            device: torch.device) -> Result:
     """The flow of every point of source (N, 3) to target (M, 3), both in the axes of the input.
 
     Warns about what looks wrong; raises InputError for clouds that cannot be a pair. In a sequence both name the pair.
@@ -130,7 +130,7 @@ def predict(net: nn.Module, job: Job, source: np.ndarray, target: np.ndarray, ar
 def write(out: Path, source: np.ndarray, made: Result) -> None:
     """The flow file, whole or not at all."""
     more = {} if made.rigid is None else {"rotation": made.rigid.rotation, "translation": made.rigid.translation,
-                                          "follows": made.rigid.follows}  # fmt: skip
+                                          "follows": made.rigid.follows}
     write_atomically(out, encode_flow(out.suffix.lower(), source, made.flow, **more))
 
 
@@ -143,16 +143,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
     parser.add_argument("source", type=Path, metavar="SOURCE", nargs="?", help="the cloud whose points get a flow")
     parser.add_argument("target", type=Path, metavar="TARGET", nargs="?",
-                        help="the same scene a moment later, rows in any order")  # fmt: skip
+                        help="the same scene a moment later, rows in any order")
     parser.add_argument("--batch", type=Path, metavar="FOLDER",
-                        help="instead of SOURCE and TARGET: a folder of frames, each to the next by name")  # fmt: skip
+                        help="instead of SOURCE and TARGET: a folder of frames, each to the next by name")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE",
-                        help="best.pt or last.pt, or a published state")  # fmt: skip
+                        help="best.pt or last.pt, or a published state")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the flow: {', '.join(WRITERS)} (default: flow.npz); "
-                        "with --batch a folder for a .npz of each pair (default: flows)")  # fmt: skip
+                        "with --batch a folder for a .npz of each pair (default: flows)")
     parser.add_argument("--axes", choices=list(AXES), default="as-is", help="axes of the clouds")
     parser.add_argument("--num-points", type=number(int, 1), metavar="N",
-                        help="draw N points of each cloud and interpolate (default: all points)")  # fmt: skip
+                        help="draw N points of each cloud and interpolate (default: all points)")
     parser.add_argument("--rigid", action="store_true", help="also fit the rigid motion that most points follow")
     add_machine_flags(parser, workers=None)
     add_graph_flag(parser)

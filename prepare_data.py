@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 
 from lib.cli import Parser, number, run_script
-from lib.datasets import prepare_ft3d, prepare_kitti, prepare_synthetic
-from lib.datasets.prepare_frames import Outcome, prepare
-from lib.datasets.prepare_raw import RawFrames
+from lib.datasets.prepare import ft3d as prepare_ft3d
+from lib.datasets.prepare import kitti as prepare_kitti
+from lib.datasets.prepare import synthetic as prepare_synthetic
+from lib.datasets.prepare.frames import Outcome, prepare
+from lib.datasets.prepare.raw import RawFrames
+from lib.errors import InputError
 from lib.files import write_atomically
-from lib.log import progress_bar, say
-from lib.ops.errors import InputError
-from lib.show.data_report import data_report, read_statistics
+from lib.show.scene_flow.data_report import data_report, read_statistics
+from lib.training.run_folder import progress_bar, say
 
 EPILOG = """examples:
   python prepare_data.py ft3d RAW DATA --workers 8
@@ -71,7 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for source in sources.choices.values():
         source.add_argument("out", type=Path, metavar="OUT", help="folder for the processed data set; made if needed")
         source.add_argument("--workers", type=number(int, 1), metavar="N", default=min(os.cpu_count() or 1, 8),
-                            help="frames prepared at the same time")  # fmt: skip
+                            help="frames prepared at the same time")
         source.add_argument("--report", action="store_true",
                             help="then also write report.html beside the frames: statistics and pictures of the set")
     return parser.parse_args(argv)
@@ -96,7 +98,7 @@ def summary(frames: RawFrames, outcomes: list[Outcome]) -> str:
     before = sum(outcome.finished_before for outcome in done)
     rows = [("prepared", f"{len(done) - before} frames"),
             ("skipped", f"{before} finished before, {frames.incomplete} with pieces missing from the download, "
-                        f"{len(outcomes) - len(done)} unfit")]  # fmt: skip
+                        f"{len(outcomes) - len(done)} unfit")]
     if points:
         rows += [("points", f"{sum(points):,} in {len(points)} frames, {min(points):,} to {max(points):,} a frame")]
     return "\n".join(f"{name:<10}{value}" for name, value in rows)

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lib.cli import Parser, number, run_script
-from lib.ops.errors import InputError
+from lib.errors import InputError
 from lib.provenance import PROJECT_ROOT
-from lib.training import display_path
+from lib.training.run import display_path
 
 EPILOG = """examples:
   LIST=1 bash experiments/synthetic.sh | python sweep.py --jobs 2

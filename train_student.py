@@ -9,14 +9,14 @@ gamma 0 trains the student from scratch and loads no teacher; gamma 1 uses no gr
 import argparse
 from pathlib import Path
 
-from lib.checkpoint import TEACHERS, resolve_teacher
 from lib.cli import Parser, add_data_flags, add_machine_flags, add_training_flags, parse_training, run_script
-from lib.log import say
+from lib.errors import InputError
 from lib.losses.distill import METHODS, OutputDistillation, Selection, default_options, parse_distill
-from lib.ops.errors import InputError
 from lib.provenance import PROJECT_ROOT
-from lib.tasks import TASKS
-from lib.training import display_path, run_training
+from lib.tasks.scene_flow import TASKS
+from lib.training.checkpoint import TEACHERS, resolve_teacher
+from lib.training.run import display_path, run_training
+from lib.training.run_folder import say
 
 EPILOG = """examples:
   python train_student.py --teacher ft3d --gamma 0.3 --data-root DATA

@@ -4,11 +4,11 @@
 import argparse
 from pathlib import Path
 
-from lib.checkpoint import CHECKPOINTS
 from lib.cli import Parser, add_data_flags, add_machine_flags, add_training_flags, parse_training, run_script
 from lib.losses.distill import Selection
-from lib.tasks import TASKS
-from lib.training import display_path, run_training
+from lib.tasks.scene_flow import TASKS
+from lib.training.checkpoint import CHECKPOINTS
+from lib.training.run import display_path, run_training
 
 EPILOG = """examples:
   python train_teacher.py --data-root DATA

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lib.cli import Parser, add_data_flags, add_machine_flags, check_output, parse_data, run_script, session
-from lib.cloud_axes import AXES, to_project
-from lib.cloud_files import read_cloud, read_flow
+from lib.clouds.axes import AXES, to_project
+from lib.clouds.files import read_cloud, read_flow
+from lib.errors import InputError
 from lib.files import write_atomically
 from lib.metrics.scene_flow import scene_flow_metrics
-from lib.ops.errors import InputError
-from lib.prediction import predict_flow
-from lib.show.flow_page import flow_page
-from lib.show.picture import draw_flow
-from lib.show.view import View
-from lib.tasks import TASKS, Task
+from lib.predict.scene_flow import predict_flow
+from lib.show.scene_flow.flow_page import flow_page
+from lib.show.scene_flow.picture import draw_flow
+from lib.show.scene_flow.view import View
+from lib.tasks.scene_flow import TASKS, Task
 from models import load_model
 
 EPILOG = """examples:
@@ -48,16 +48,16 @@ def main(argv: list[str] | None = None) -> int:
 def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="visualize.py", description=__doc__, epilog=EPILOG)
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE",
-                        help="flow.npz of predict.py, or the .json of evaluate.py; none: --checkpoint")  # fmt: skip
+                        help="flow.npz of predict.py, or the .json of evaluate.py; none: --checkpoint")
     parser.add_argument("--out", type=Path, action="append", required=True, metavar="FILE",
-                        help="a .png or a .html; may be given several times")  # fmt: skip
+                        help="a .png or a .html; may be given several times")
     group = parser.add_argument_group("with flow.npz")
     group.add_argument("--target", type=Path, metavar="CLOUD", help="the target cloud, in any format of predict.py")
     group.add_argument("--axes", choices=list(AXES), help="axes of both clouds, as for predict.py (default: as-is)")
     group = parser.add_argument_group("without")
     group.add_argument("--checkpoint", type=Path, metavar="FILE", help="network whose flow is drawn")
     group.add_argument("--scene", metavar="I", help="a scene's index in the split, or its name; best or worst with an "
-                       "evaluation (default: 0)")  # fmt: skip
+                       "evaluation (default: 0)")
     add_data_flags(parser, task.datasets, default="kitti")
     group.add_argument("--split", choices=["test", "all", "validation", "train"], default="test", help="its part")
     add_machine_flags(parser, workers=0)
@@ -135,7 +135,7 @@ def predict_scene(task: Task, args: argparse.Namespace) -> View:
         before = args.score["scenes"][names.index(pair.name)]["EPE3D"]
         if abs(before - epe) > TOLERANCE:
             print(f"warning: EPE3D is {epe:.4f} m here and {before:.4f} m in {args.file}: is {args.checkpoint} still "
-                  f"the network that was scored?", file=sys.stderr)  # fmt: skip
+                  f"the network that was scored?", file=sys.stderr)
     return View(pair.name, source, flow, target, pair.flow.numpy())
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lib.errors import InputError
 from lib.evaluation import synchronise
-from lib.ops.errors import InputError
 from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
 from lib.provenance import PROJECT_ROOT

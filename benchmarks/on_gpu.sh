@@ -62,7 +62,7 @@ rm -f "$OUT/.machine"
 [ "$status" -eq 0 ] || exit 2
 
 part tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda \
-  tests/test_cuda_ops.py tests/test_golden.py tests/test_benchmark.py
+  tests/ops/test_cuda_ops.py tests/scene_flow/test_golden.py tests/test_benchmark.py
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 if [ -n "$sanitizer" ]; then
@@ -71,7 +71,7 @@ if [ -n "$sanitizer" ]; then
   small="values_and_gradients or sizes_beyond_a_tile or (sampling and 33) or (knn and 33) or (from_memory and dtype0 and not 40)"
   for tool in memcheck racecheck; do
     part "$tool" 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
-      --print-limit 20 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda tests/test_cuda_ops.py -k "$small"
+      --print-limit 20 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda tests/ops/test_cuda_ops.py -k "$small"
   done
 else
   say "memcheck, racecheck: compute-sanitizer is not on this machine"

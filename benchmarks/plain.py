@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import FlowOutput
-from models.bi_pointflownet import FLOW_LEVELS, MAX_RESIDUAL, BidirectionalFlowEmbedding, BiPointFlowNet
-from models.geometry import CROSS_NEIGHBOURS, DOWN_NEIGHBOURS, INTERPOLATION_NEIGHBOURS, SELF_NEIGHBOURS
-from models.layers import NEGATIVE_SLOPE, PointConvAggregation
+from models.scene_flow.bi_pointflownet import FLOW_LEVELS, MAX_RESIDUAL, BidirectionalFlowEmbedding, BiPointFlowNet
+from models.scene_flow.levels import CROSS_NEIGHBOURS, DOWN_NEIGHBOURS, INTERPOLATION_NEIGHBOURS, SELF_NEIGHBOURS
+from models.scene_flow.pointconv import NEGATIVE_SLOPE, PointConvAggregation
 
 
 def sample(xyz: Tensor, count: int) -> Tensor:

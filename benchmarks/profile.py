@@ -15,7 +15,7 @@ from lib import ops
 OPERATIONS = (
     "pointconv_layer", "flow_embedding", "linear", "mlp", "knn_each", "furthest_point_sample", "weighted_sum",
     "append_weighted_sum", "inverse_distance_weights", "add_linear", "neighbour_offsets", "gather", "join",
-)  # fmt: skip
+)
 
 
 def on_one_thread(call: Callable[[], Any], repeats: int) -> dict[str, float]:

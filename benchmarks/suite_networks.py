@@ -8,10 +8,10 @@ import torch
 from benchmarks.measure import alternately, best_product_rate, in_fresh_process, timed
 from benchmarks.profile import on_one_thread
 from benchmarks.workloads import Workload, distillation, inference, training
-from lib.arithmetic import count_flops
-from lib.graphs import GraphedNetwork
 from lib.losses.distill import METHODS
 from models import count_parameters
+from models.scene_flow.arithmetic import count_flops
+from models.scene_flow.cuda_graph import GraphedNetwork
 
 TEACHER, STUDENT, PLAIN = "teacher", "student", "plain teacher"
 GRAPH = ", CUDA graph"

@@ -13,7 +13,13 @@ from benchmarks.measure import timed, timed_on_gpu
 from benchmarks.workloads import Workload
 from lib import ops
 from lib.provenance import package_version
-from models.geometry import CROSS_NEIGHBOURS, DOWN_NEIGHBOURS, INTERPOLATION_NEIGHBOURS, SELF_NEIGHBOURS, SIZE_DIVISORS
+from models.scene_flow.levels import (
+    CROSS_NEIGHBOURS,
+    DOWN_NEIGHBOURS,
+    INTERPOLATION_NEIGHBOURS,
+    SELF_NEIGHBOURS,
+    SIZE_DIVISORS,
+)
 
 NEIGHBOURS = (INTERPOLATION_NEIGHBOURS, SELF_NEIGHBOURS, DOWN_NEIGHBOURS, CROSS_NEIGHBOURS)
 WIDTH = 128  # channels of the feature operations: those of the widest layers at level 0

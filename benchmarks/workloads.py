@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from benchmarks.plain import PlainBiPointFlowNet
-from lib.datasets import open_scenes
-from lib.datasets.pairs import FlowBatch
+from lib.datasets.scene_flow import open_scenes
+from lib.datasets.scene_flow.pairs import FlowBatch
 from lib.losses import gather_levels, multiscale_loss
 from lib.losses.distill import Setting, parse_distill
-from lib.tasks import flow_losses
+from lib.tasks.scene_flow import flow_losses
 from models import MODELS, build_model, frozen
 
 SCENE_SPACING = 12.0  # m between the scenes of a large cloud

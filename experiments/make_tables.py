@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run from the checkout, nothing is installed
 
 from lib.cli import Parser, run_script  # noqa: E402
-from lib.curves import plot_all  # noqa: E402
-from lib.ops.errors import InputError  # noqa: E402
-from lib.results import Group, group_by_seed, read_run  # noqa: E402
-from lib.tables import FORMATS, Cell, full_row, plain_row, report_row  # noqa: E402
+from lib.errors import InputError  # noqa: E402
+from lib.tables.formats import FORMATS, Cell, full_row, plain_row, report_row  # noqa: E402
+from lib.tables.plots import plot_all  # noqa: E402
+from lib.tables.results import Group, group_by_seed, read_run  # noqa: E402
 
 EXPERIMENTS = (
     "synthetic", "methods", "pareto", "real", "longer", "kitti_teacher", "ft3d_teacher", "remaining", "first_report",
-)  # fmt: skip
+)
 EPILOG = f"""examples:
   python experiments/make_tables.py synthetic --plots runs/plots
       the table of experiments/synthetic.sh from results/synthetic, and its plots; variables such as SEEDS or RESULTS

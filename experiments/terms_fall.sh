@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every method's own term on real frames: 200 steps of the smallest student on the FlyingThings3D training pairs of DATA,
 # 256 points, one method beside plain output distillation a run (weights as in methods.sh), the two that need no teacher
-# alone. What the log says goes to results/terms; tests/test_terms_fall.py reads from there that each term falls, of
+# alone. What the log says goes to results/terms; tests/distill/test_terms_fall.py reads from there that each term falls, of
 # self and online the whole loss.
 # Stopped runs go on, finished ones are skipped.
 #

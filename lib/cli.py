@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from lib import distributed
-from lib.datasets import DATASETS
-from lib.engine import seed_everything
-from lib.log import RunFolder, say
+from lib.datasets.scene_flow import DATASETS
+from lib.errors import InputError
 from lib.ops import BACKENDS, describe_kernels, use_backend
-from lib.ops.errors import InputError
+from lib.training import distributed
+from lib.training.engine import seed_everything
+from lib.training.run_folder import RunFolder, say
 
 # Errors of the system that the user can mend; any other OSError is a fault of the program and keeps its traceback.
 USER_ERRORS = {

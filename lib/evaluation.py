@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib import distributed
-from lib.datasets.pairs import FlowBatch, FlowPairs, collate
-from lib.loading import load_batches
-from lib.log import progress_bar
+from lib.datasets.scene_flow.pairs import FlowBatch, FlowPairs, collate
+from lib.errors import InputError
 from lib.metrics.scene_flow import average, scene_flow_metrics
 from lib.ops import gather, knn
-from lib.ops.errors import InputError
+from lib.training import distributed
+from lib.training.loading import load_batches
+from lib.training.run_folder import progress_bar
 from models import FlowOutput
 
 UNITS = {"EPE3D": "m", "ACC3DS": "", "ACC3DR": "", "Outliers3D": "", "EPE2D": "px", "ACC2D": ""}

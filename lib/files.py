@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lib.ops.errors import InputError
+from lib.errors import InputError
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lib.ops import InputError
-from models.bi_pointflownet import BiPointFlowNet, FlowOutput
 from models.files import CHECKPOINT_FORMAT, read_checkpoint
-from models.geometry import PairGeometry
-from models.layers import synchronise_batch_norm
-from models.published import from_published, is_published
+from models.scene_flow.bi_pointflownet import BiPointFlowNet, FlowOutput
+from models.scene_flow.levels import PairGeometry
+from models.scene_flow.pointconv import synchronise_batch_norm
+from models.scene_flow.published import from_published, is_published
 
 __all__ = [
     "CHECKPOINT_FORMAT",
@@ -43,7 +43,7 @@ MODELS = {
 def build_model(name: str, **options) -> nn.Module:
     """A new network of ``MODELS``, randomly initialised.
 
-    ``options`` override its widths; ``models.bi_pointflownet.Widths`` lists them.
+    ``options`` override its widths; ``models.scene_flow.bi_pointflownet.Widths`` lists them.
     Raises InputError for an unknown name, an unknown option or an impossible value.
     """
     if name not in MODELS:

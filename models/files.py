@@ -11,7 +11,7 @@ from lib.ops import InputError
 # What torch.load raises on bytes that are no whole checkpoint, depending on where it stumbles.
 _DAMAGE = (
     RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AssertionError, AttributeError, struct.error,
-)  # fmt: skip
+)
 
 CHECKPOINT_FORMAT = "scene-flow-distillation/1"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.checkpoint import save_checkpoint
-from lib.datasets.kitti import evaluated_frames
+from lib.datasets.scene_flow.kitti import evaluated_frames
+from lib.training.checkpoint import save_checkpoint
 from models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +75,7 @@ def launch(script: str, *flags: object) -> subprocess.Popen:
     return subprocess.Popen(
         command(script, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
 
 
 def log_lines(run_folder: Path) -> list[dict]:

@@ -23,9 +23,9 @@ import evaluate
 import train_student
 import train_teacher
 import visualize
-from lib.checkpoint import resolve_teacher
 from lib.cli import run_script
-from lib.tasks import open_flow_pairs
+from lib.tasks.scene_flow import open_flow_pairs
+from lib.training.checkpoint import resolve_teacher
 from models import CHECKPOINT_FORMAT, MODELS, build_model, load_model, model_record
 from tests.runs import load, log_lines, run, save_teacher, write_ft3d, write_kitti
 

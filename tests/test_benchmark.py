@@ -15,9 +15,9 @@ import torch
 import benchmark
 from benchmarks import measure, suite_networks, suite_ops
 from benchmarks.plain import PlainBiPointFlowNet
-from lib import log
 from lib.losses.distill import METHODS
 from lib.ops import InputError
+from lib.training import run_folder as log
 from models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def test_ops(measured, monkeypatch):
          "not usable: RuntimeError: Not compiled with CUDA support"),
         (None, "not installed"),
     ],
-)  # fmt: skip
+)
 def test_a_peer_that_cannot_be_used(tmp_path, monkeypatch, source, row):
     """Built for another torch, short of a package, built without CUDA, or not there."""
     monkeypatch.syspath_prepend(tmp_path)
@@ -182,10 +182,10 @@ def test_ratios_and_shares_of_cuda_graphs():
     assert suite_networks._ratios(seconds) == pytest.approx({
         "teacher_over_plain": 2.4, "student_over_teacher": 1.25, "teacher_graph_over_plain": 8,
         "student_graph_over_plain": 12, "student_graph_over_teacher_graph": 1.5,
-    })  # fmt: skip
+    })
     assert suite_networks._shares({"teacher": 27e9, "student": 16e9}, seconds, 5e13) == pytest.approx({
         "teacher": 0.054, "student": 0.04, "teacher, CUDA graph": 0.18, "student, CUDA graph": 0.16,
-    })  # fmt: skip
+    })
 
 
 def test_train(measured):

@@ -11,7 +11,7 @@ import pytest
 
 import evaluate
 from lib import provenance
-from lib.tasks import TASKS
+from lib.tasks.scene_flow import TASKS
 from tests.runs import ROOT, write_kitti
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -60,7 +60,7 @@ def test_entrypoint(tmp_path, fit):
         assert sorted(path.name for path in data.iterdir()) == ["checkpoints", "runs"] and made.stderr == ""
     else:
         assert made.stderr.endswith("warning: checkpoints/ and runs/ cannot be kept: mount a folder on /data that you "
-                                    'may write, and add --user "$(id -u):$(id -g)"\n')  # fmt: skip
+                                    'may write, and add --user "$(id -u):$(id -g)"\n')
 
 
 # ---- what the image's environment variables do ----

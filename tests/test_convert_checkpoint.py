@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import convert_checkpoint
-from lib.checkpoint import training_facts
 from lib.cli import run_script
+from lib.training.checkpoint import training_facts
 from models import build_model, load_model
 from tests.runs import load, save_teacher
 
@@ -45,7 +45,7 @@ def test_there_and_back(tmp_path, shared, published_state):
 
 def test_unused_tensors_are_neutral(tmp_path):
     convert(save_teacher(tmp_path / "ours.pt", pyramid=build_model("teacher").options["pyramid"],
-                         predictor=build_model("teacher").options["predictor"]), tmp_path / "out.pth")  # fmt: skip
+                         predictor=build_model("teacher").options["predictor"]), tmp_path / "out.pth")
     state = load(tmp_path / "out.pth")
     assert not state["cross2.bias1"].any() and state["cross2.bias1"].shape == (1, 128, 1, 1)
     norm = "level1.weightnet.mlp_bns.2."

@@ -27,7 +27,7 @@ def bash(script: str, *flags: str, **variables: object) -> subprocess.CompletedP
         ["bash", str(ROOT / "experiments" / script), *flags],
         env=clean | {name: str(value) for name, value in variables.items()},
         capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    )
 
 
 def listed(name: str, **variables: object) -> list[list[str]]:
@@ -187,7 +187,7 @@ def test_first_report_in_full(tmp_path):
     variables = {
         "DATA": tmp_path, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results",
         "POINTS": 128, "BATCH": 2, "EPOCHS": 1, "WORKERS": 0,
-    }  # fmt: skip
+    }
     done = bash("first_report.sh", **variables)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "results/student-kitti-learned-from-student-half-output0.7-seed0.json").read_text())
@@ -197,10 +197,10 @@ def test_first_report_in_full(tmp_path):
         [sys.executable, "experiments/make_tables.py", "first_report", "--format", "csv"],
         cwd=ROOT, env=environment() | {name: str(value) for name, value in variables.items()},
         capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
+    ).stdout.splitlines()
     assert [line.split(",")[0].strip('"') for line in table[1::2]] == [
         "teacher-ft3d", "student-ft3d-scratch-half-output0", "student-kitti-learned-from-teacher-half-output0.7",
         "student-kitti-learned-from-student-half-output0.7",
-    ]  # fmt: skip
+    ]
     assert f",{record['metrics']['EPE3D']}," in table[-2]
     assert table[-1].startswith('"student-kitti-learned-from-student-half-output0.7, reports",,KITTI,,0.067,')

@@ -9,7 +9,7 @@ import evaluate
 import prepare_data
 import train_student
 import visualize
-from lib.show.view import CLOUDS
+from lib.show.scene_flow.view import CLOUDS
 from tests.browser import Browser, count
 from tests.runs import TINY, save_teacher, write_kitti
 
@@ -175,7 +175,7 @@ def test_report_of_a_training_run(browser, tmp_path):
 
 def test_report_of_a_prepared_set(browser, tmp_path):
     assert prepare_data.main(["synthetic", str(tmp_path), "--dataset", "synthetic-drive", "--scenes", "3",
-                              "--workers", "2", "--report"]) == 0  # fmt: skip
+                              "--workers", "2", "--report"]) == 0
     path = tmp_path / "synthetic-drive/report.html"
     frames = [np.load(path.parent / f"{i:06d}/pc1.npy") for i in range(3)]
     nearest = min(np.load(file)[:, 2].min() for file in path.parent.glob("*/pc?.npy"))

@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 SCRIPTS = [
     "train_teacher.py", "train_student.py", "evaluate.py", "visualize.py", "prepare_data.py", "predict.py",
     "convert_checkpoint.py", "sweep.py", "benchmark.py", "experiments/make_tables.py",
-]  # fmt: skip
+]
 OTHERS = {"--help", "--nproc-per-node", "--gres"}  # torchrun, sbatch
 OTHERS |= {"--gpus", "--user", "--read-only", "--tmpfs", "--shm-size"}  # docker
 PARTS = {"prepare_data.py": ["ft3d", "kitti", "synthetic"]}  # scripts of several commands

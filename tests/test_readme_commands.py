@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.checkpoint import save_checkpoint
+from lib.training.checkpoint import save_checkpoint
 from models import build_model
-from tests.raw_files import ft3d_clouds, write_ft3d_frame, write_kitti_frame
 from tests.runs import ROOT, environment, save_teacher, write_ft3d, write_kitti
+from tests.scene_flow.raw_files import ft3d_clouds, write_ft3d_frame, write_kitti_frame
 
 PROGRAMS = (".", "python", "python3", "torchrun", "make", "docker", "pip", "bash", "sh", "sudo", "conda", "git", "uv")
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in the activated environment
@@ -84,10 +84,10 @@ COMMANDS = list(dict.fromkeys(commands((ROOT / "README.md").read_text())))
 
 def test_commands_are_found():
     text = ("Say `make demo` or `evaluate.py --baseline\nzero`, `loss`:\n\n    python a.py IN \\\n      OUT  # why\n"
-            "    x = python\n\n```bash\nmake a && make b\n```\n\n```python\npython = 1\n```\n")  # fmt: skip
+            "    x = python\n\n```bash\nmake a && make b\n```\n\n```python\npython = 1\n```\n")
     assert commands(text) == ["make demo", "evaluate.py --baseline zero", "python a.py IN OUT", "make a", "make b"]
     assert alternatives("evaluate.py --baseline zero|nearest") == [
-        ["evaluate.py", "--baseline", "zero"], ["evaluate.py", "--baseline", "nearest"]]  # fmt: skip
+        ["evaluate.py", "--baseline", "zero"], ["evaluate.py", "--baseline", "nearest"]]
     assert len(COMMANDS) > 10
 
 
@@ -130,7 +130,7 @@ class Project:
         stand_ins(folder)
         self.process = subprocess.Popen([sys.executable, "-c", IN_TURN], cwd=folder, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, env=environment() | {"PYTHONPATH": "", "PATH": PATH},
-                                        text=True)  # fmt: skip
+                                        text=True)
 
     def run(self, words: list[str], variables: dict[str, str]) -> None:
         script = words[0]
@@ -229,7 +229,7 @@ def check_bash(project: Project, words: list[str], variables: dict[str, str]) ->
     assert subprocess.run(["bash", "-n", words[0]], cwd=ROOT).returncode == 0
     if "LIST" in variables:
         lines = subprocess.run(["bash", *words], cwd=project.folder, env=environment() | variables,
-                               capture_output=True, text=True, check=True).stdout  # fmt: skip
+                               capture_output=True, text=True, check=True).stdout
         assert "python train_student.py" in lines
 
 
@@ -243,7 +243,7 @@ def check_docker(project: Project, words: list[str], _variables: dict[str, str])
     verb, *rest = words
     assert verb == "run"
     options = {"--gpus": 1, "-v": 1, "--rm": 0, "-it": 0, "--read-only": 0, "--tmpfs": 1, "--user": 1, "--network": 1,
-               "--shm-size": 1}  # fmt: skip
+               "--shm-size": 1}
     mounts = []
     while rest[0].startswith("-"):
         flag, _, value = rest.pop(0).partition("=")
@@ -259,4 +259,4 @@ def check_docker(project: Project, words: list[str], _variables: dict[str, str])
 
 
 HANDLERS = {".": check_activate, "python": run_python, "python3": run_python, "torchrun": run_torchrun,
-            "make": check_make, "pip": check_pip, "bash": check_bash, "docker": check_docker}  # fmt: skip
+            "make": check_make, "pip": check_pip, "bash": check_bash, "docker": check_docker}

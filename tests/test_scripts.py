@@ -12,9 +12,9 @@ import torch
 import evaluate
 import train_student
 import train_teacher
-from lib import training
 from lib.cli import run_script
-from lib.ops.errors import InputError
+from lib.errors import InputError
+from lib.training import run as training
 from tests.runs import TINY, assert_same_run, load, log_lines, run, save_teacher, write_ft3d, write_kitti
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
@@ -54,7 +54,7 @@ def test_from_teacher_to_student_to_table(data, tmp_path):
     third = run(*command, "--device", "cpu", "--json", tmp_path / "score.json")
     assert third.returncode == 0, third.stderr
     assert [line.split()[0] for line in third.stdout.splitlines()[3:9]] == [
-        "EPE3D", "ACC3DS", "ACC3DR", "Outliers3D", "EPE2D", "ACC2D"]  # fmt: skip
+        "EPE3D", "ACC3DS", "ACC3DR", "Outliers3D", "EPE2D", "ACC2D"]
     assert "kitti, test, 2 scenes, 128 points" in third.stdout and "3,712,884" in third.stdout
     score = json.loads((tmp_path / "score.json").read_text())
     assert score["megabytes"] == pytest.approx(14.85, abs=0.01) and len(score["scenes"]) == 2
@@ -85,7 +85,7 @@ def test_a_table_holds_what_each_checkpoint_scores_alone(data, teacher, tmp_path
     assert lines[0].split() == [
         "checkpoint", "network", "parameters", "MB", "file", "MB", "GFLOP", "s/pair", "EPE3D", "(m)", "ACC3DS",
         "ACC3DR", "Outliers3D", "EPE2D", "(px)", "ACC2D",
-    ]  # fmt: skip
+    ]
     assert len({len(line) for line in lines[:3]}) == 1, "aligned"
     assert lines[3].startswith("kitti, test, 2 scenes, 128 points, cpu.")
     rows = json.loads((tmp_path / "table.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 from runs import ROOT, environment
 
 import sweep
-from lib.ops.errors import InputError
+from lib.errors import InputError
 
 
 def lines(path, *commands):
@@ -78,7 +78,7 @@ def test_a_signal_reaches_the_commands_which_may_save(tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "sweep.py", commands, "--logs", tmp_path / "logs"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment(),
-    )  # fmt: skip
+    )
     while not (tmp_path / "ready").exists():
         assert process.poll() is None
         time.sleep(0.05)

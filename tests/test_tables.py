@@ -7,11 +7,11 @@ import json
 import pytest
 
 from experiments import make_tables
-from lib.curves import against_cost, against_gamma, training_curves
+from lib.errors import InputError
 from lib.evaluation import UNITS
-from lib.ops.errors import InputError
-from lib.results import Measured, group_by_seed
-from lib.tables import latex, markdown, title
+from lib.tables.formats import latex, markdown, title
+from lib.tables.plots import against_cost, against_gamma, training_curves
+from lib.tables.results import Measured, group_by_seed
 
 
 def write(folder, name, epe, gamma=0.3, network="student", parameters=4_000_000, distill=(), steps=(), **protocol):
@@ -167,7 +167,7 @@ def test_what_the_plots_show(tmp_path):
         (["README.md"], "README.md is no result: write it with evaluate.py --json"),
         (["synthetic", "--plots", "x"], "nothing to plot: no run of experiments/synthetic.sh has a result yet"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(results, monkeypatch, arguments, message):
     monkeypatch.chdir(make_tables.ROOT)
     with pytest.raises(InputError) as error:

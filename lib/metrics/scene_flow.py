@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lib.geometry import Camera
-from lib.ops.errors import InputError
+from lib.camera import Camera
+from lib.errors import InputError
 
 METRICS = ("EPE3D", "ACC3DS", "ACC3DR", "Outliers3D", "EPE2D", "ACC2D")
 

@@ -4,9 +4,9 @@ Every operation has a slow twin in ``reference.py``; ``set_backend`` chooses bet
 ``csrc/`` holds the CUDA sources, ``cuda/`` what compiles and launches them.
 """
 
+from lib.errors import InputError
 from lib.ops.backend import BACKENDS, describe_kernels, get_backend, runs_inference, set_backend, use_backend
 from lib.ops.checks import check_finite, is_recording
-from lib.ops.errors import InputError
 from lib.ops.flow_embedding import flow_embedding
 from lib.ops.gather import gather, neighbour_offsets
 from lib.ops.interpolate import append_weighted_sum, inverse_distance_weights, weighted_sum

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops.cuda.program import cache_folder, nvrtc_version
-from lib.ops.errors import InputError
 
 BACKENDS = ("auto", "fast", "cuda", "reference")
 COMPILED_TYPES = (torch.float32, torch.float64)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lib.ops.errors import InputError
+from lib.errors import InputError
 
 
 def check_clouds(op: str, **clouds: Tensor) -> None:
@@ -62,7 +62,7 @@ def check_finite(op: str, name: str, cloud: Tensor) -> None:
     """Raises InputError when a coordinate is NaN or infinite.
 
     Looking at values waits for a GPU. A CUDA graph under capture and a traced program cannot: they look at their inputs
-    beforehand (``lib.graphs``).
+    beforehand (``models.scene_flow.cuda_graph``).
     """
     if is_recording(cloud):
         return

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lib.ops.errors import InputError
+from lib.errors import InputError
 
 try:
     import numba

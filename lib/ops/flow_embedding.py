@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
 from lib.ops.edge_vectors import BLOCK, add_and_bend, raise_maximum
-from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.product import pack_layer
 from lib.ops.reference import NEGATIVE_SLOPE

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import full_precision, runs_compiled, runs_inference, runs_kernels
 from lib.ops.checks import check_alike, check_clouds, check_index
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows, gather
 from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops.backend import runs_inference
 from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 
 

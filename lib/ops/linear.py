@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops.backend import runs_inference
 from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.product import kept, multiply, pack_layer
 from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 

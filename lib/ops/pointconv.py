@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops import reference
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.outer_sum import WIDTH, outer_sum
 from lib.ops.threads import run_in_ranges
@@ -102,7 +102,7 @@ def aggregate_forward(
 def aggregate_backward(
     offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, grad_out: np.ndarray,
     grad_offsets: np.ndarray, grad_kernel: np.ndarray, grad_table: np.ndarray, start: int, stop: int,
-) -> None:  # fmt: skip
+) -> None:
     """grad_out (stop - start, 3 + C, 16) of the queries start..stop; grad_table is added to, the others are written."""
     inputs = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)
     grads = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops.backend import runs_inference
 from lib.ops.checks import check_alike, check_index
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.linear import Layer, check_chain, row_loop
 from lib.ops.pointconv import WIDTH, aggregate_forward
@@ -22,7 +22,7 @@ from lib.ops.weight_net import check_layers, weight_net_forward
 def pointconv_layer(
     offset: Tensor, features: Tensor, index: Tensor, layers: list[Tensor], matrix: Tensor, bias: Tensor, slope: float,
     norm: tuple[Tensor, ...] = (), eps: float = 0.0, then: Sequence[Layer] = (),
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor]:
     """LeakyReLU(norm(matrix A + bias)), A = ``pointconv_aggregate`` with the weights ``weight_net`` (offset).
 
     offset (B, N, K, 3) in metres, features (B, M, C), index (B, N, K) into M, layers: of the weight net, matrix
@@ -87,7 +87,7 @@ def _arranged(matrix: Tensor, bias: Tensor, *others: Tensor, eps: float) -> tupl
 def _layer(
     offsets, table, rows, weight1, bias1, weight2, bias2, weight3, bias3, packed, scale, shift, slope, out, step,
     start, stop,
-):  # fmt: skip
+):
     neighbours = rows.shape[1]
     points = offsets.reshape(-1, 3)
     weights = np.empty((step * neighbours, WIDTH), table.dtype)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_devices
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.gather import flat_rows
 from lib.ops.pointconv import WIDTH, aggregate_backward, aggregate_forward, check_aggregate, pointconv_aggregate
 from lib.ops.product import multiply, pack

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops import cuda
 from lib.ops.backend import full_precision, runs_kernels
 from lib.ops.checks import check_alike, check_devices, check_index
-from lib.ops.errors import InputError
 from lib.ops.outer_sum import WIDTH
 from lib.ops.pointconv_linear import pointconv_linear
 from lib.ops.weight_net import NAMES, weight_net

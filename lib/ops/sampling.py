@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.buckets import bucket_clouds
 from lib.ops.checks import check_clouds, check_finite
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.threads import run_side_by_side
 
 LANES = 8

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops import reference
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_devices
 from lib.ops.compiled import compiled
-from lib.ops.errors import InputError
 from lib.ops.outer_sum import WIDTH, outer_sum
 from lib.ops.threads import run_in_ranges
 
@@ -111,7 +111,7 @@ def _hidden(points, matrix1, matrix2, offsets, first, second):
 def weight_net_forward(
     points: np.ndarray, weight1: np.ndarray, bias1: np.ndarray, weight2: np.ndarray, bias2: np.ndarray,
     weight3: np.ndarray, bias3: np.ndarray, out: np.ndarray, start: int, stop: int,
-) -> None:  # fmt: skip
+) -> None:
     """The offsets start..stop of points (R, D_0) into out (stop - start, 16)."""
     matrix1, matrix2, matrix3 = _matrix(weight1, bias1), _matrix(weight2, bias2), _matrix(weight3, bias3)
     offsets = np.ones((len(matrix1), BLOCK), points.dtype)
@@ -139,7 +139,7 @@ def _before_relu(grad, out, grad_bias):
 def _backward(
     points, weight1, bias1, weight2, bias2, weight3, bias3, grad_out, grad_points,
     grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_weight3, grad_bias3, start, stop,
-):  # fmt: skip
+):
     matrix1, matrix2, matrix3 = _matrix(weight1, bias1), _matrix(weight2, bias2), _matrix(weight3, bias3)
     offsets = np.ones((len(matrix1), BLOCK), points.dtype)
     first, second = np.ones((len(matrix2), BLOCK), points.dtype), np.ones((len(matrix3), BLOCK), points.dtype)

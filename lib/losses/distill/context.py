@@ -6,8 +6,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from lib.losses.multiscale import gather_levels
-from lib.ops.errors import InputError
+from lib.errors import InputError
+from lib.losses.scene_flow import gather_levels
 
 
 @dataclass

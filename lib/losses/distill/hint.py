@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Setting, features_at
-from lib.ops.errors import InputError
 
 
 def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
-from lib.losses.multiscale import ALPHAS
-from lib.ops.errors import InputError
+from lib.losses.scene_flow import ALPHAS
 
 
 @dataclass(frozen=True)

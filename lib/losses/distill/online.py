@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Option, Setting
-from lib.losses.multiscale import ALPHAS, multiscale_loss
+from lib.losses.scene_flow import ALPHAS, multiscale_loss
 
 HELD_OUT = 8  # pairs by which ``general`` weighs the networks (our choice)
 

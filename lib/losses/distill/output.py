@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod
-from lib.losses.multiscale import ALPHAS, multiscale_loss
-from lib.ops.errors import InputError
+from lib.losses.scene_flow import ALPHAS, multiscale_loss
 
 
 def output_distillation(

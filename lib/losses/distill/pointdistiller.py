@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Option, Setting, features_at
 from lib.ops import gather
-from lib.ops.errors import InputError
 
 KEPT = 512  # points a cloud (our choice)
 NEIGHBOURS = 32  # our choice

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Setting, features_at, level_of
 from lib.ops import gather, knn
-from lib.ops.errors import InputError
 
 ANCHORS = 256  # points a cloud and level between which distances are compared
 ANGLE_ANCHORS = 64  # of these, where angles are compared ...

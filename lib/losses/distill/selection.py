@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.hint import HintDistillation
 from lib.losses.distill.method import DistillationMethod, Setting
@@ -18,7 +19,6 @@ from lib.losses.distill.pointdistiller import PointDistiller
 from lib.losses.distill.rkd import RelationalDistillation
 from lib.losses.distill.self_distillation import SelfDistillation
 from lib.losses.distill.semckd import SemanticCalibration
-from lib.ops.errors import InputError
 
 METHODS = {
     "output": OutputDistillation,

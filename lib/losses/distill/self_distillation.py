@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Setting, features_at
-from lib.losses.multiscale import ALPHAS, gather_levels, multiscale_loss
+from lib.losses.scene_flow import ALPHAS, gather_levels, multiscale_loss
 
 AMOUNT = 0.3  # a: part of the coarser levels' loss that the finest flow takes over
 RAMP = 0.1  # part of the training over which a grows from 0

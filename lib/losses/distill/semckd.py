@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Setting, features_at, level_of
-from lib.ops.errors import InputError
 
 MIN_EMBEDDING = 8  # our choice: a quarter of a batch of 4 would leave a query of one number
 

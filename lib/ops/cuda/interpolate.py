@@ -25,7 +25,7 @@ def _weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     batch, queries, neighbours = index.shape
     out = values.new_empty(batch, queries, channels)
     args = (values.contiguous(), index.contiguous(), weights.contiguous(), out, out.numel(), queries, points,
-            neighbours, channels)  # fmt: skip
+            neighbours, channels)
     run(Launch("interpolate", instance("weighted_sum", values.dtype), (blocks(out.numel()), 1), ROWS, args))
     return out
 
@@ -58,7 +58,7 @@ def _weighted_sum_backward(values: Tensor, index: Tensor, grad: Tensor) -> Tenso
     _, queries, neighbours = index.shape
     out = values.new_empty(index.shape)
     args = (values.contiguous(), index.contiguous(), grad.contiguous(), out, out.numel(), queries, points, neighbours,
-            channels)  # fmt: skip
+            channels)
     kernel = instance("weighted_sum_backward", values.dtype)
     run(Launch("interpolate", kernel, (blocks(32 * out.numel()), 1), ROWS, args))  # a warp an edge
     return out
@@ -74,7 +74,7 @@ def _weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
     batch, queries, neighbours = index.shape
     out = query.new_empty(index.shape)
     args = (query.contiguous(), support.contiguous(), index.contiguous(), out, batch * queries, queries,
-            support.shape[1], neighbours)  # fmt: skip
+            support.shape[1], neighbours)
     kernel = instance("inverse_distance_weights", query.dtype)
     run(Launch("interpolate", kernel, (blocks(batch * queries), 1), ROWS, args))
     return out
@@ -100,7 +100,7 @@ def _weights_backward(query: Tensor, support: Tensor, index: Tensor, grad: Tenso
     batch, queries, neighbours = index.shape
     edges, grad_query = query.new_empty(*index.shape, 3), query.new_empty(query.shape)
     args = (query.contiguous(), support.contiguous(), index.contiguous(), grad.contiguous(), edges, grad_query,
-            batch * queries, queries, support.shape[1], neighbours)  # fmt: skip
+            batch * queries, queries, support.shape[1], neighbours)
     kernel = instance("inverse_distance_backward", query.dtype)
     run(Launch("interpolate", kernel, (blocks(batch * queries), 1), ROWS, args))
     return edges, grad_query

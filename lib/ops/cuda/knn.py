@@ -5,10 +5,10 @@ from math import gcd
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops import reference
 from lib.ops.cuda import launch
 from lib.ops.cuda.launch import Hardware, Launch, blocks, instance
-from lib.ops.errors import InputError
 
 MAX_NEIGHBOURS = 32  # one a lane
 WARPS = 8  # a block

@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops.cuda import program
-from lib.ops.errors import InputError
 
 SCALARS = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 MAX_GRID = (2**31 - 1, 65535)

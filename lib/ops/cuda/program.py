@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from lib.ops.errors import InputError
+from lib.errors import InputError
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 HEADER = "common.cuh"

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.ops.cuda import launch
 from lib.ops.cuda.launch import Hardware, Launch, blocks, instance
-from lib.ops.errors import InputError
 
 MAX_CLUSTER = 8  # blocks: the largest cluster that every GPU with clusters takes
 MIN_POINTS = 512  # of a block: fewer, and agreeing on a pick costs more than looking at the points

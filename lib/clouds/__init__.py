@@ -1,0 +1,1 @@
+"""Point clouds from outside: file formats, axes and units."""

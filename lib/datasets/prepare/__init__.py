@@ -1,0 +1,1 @@
+"""From raw downloads and procedural scenes to the processed layout."""

@@ -1,0 +1,85 @@
+"""A folder of frames as consecutive pairs, and a folder of flows that a stopped run finds again."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lib.clouds.files import DAMAGED, READERS
+from lib.errors import InputError
+from lib.files import write_atomically
+
+SETTINGS = "settings.json"
+
+
+class Job(NamedTuple):
+    """Two files of clouds, and the file for the flow from the one to the other."""
+
+    source: Path
+    target: Path
+    out: Path
+
+    def __str__(self) -> str:
+        return f"{self.source.name} -> {self.target.name}"
+
+
+def consecutive_pairs(folder: Path, out: Path) -> list[Job]:
+    """Every frame of a folder with the one after it, sorted by name: out/<name of the first>.npz.
+
+    Frames are the files that have the ending of a cloud; hidden ones are none. Raises InputError when there are fewer
+    than two, when they have different endings, or when the flows would lie among them.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--batch {folder}: no such folder")
+    if out.resolve() == folder.resolve():
+        raise InputError(f"--out {out}: the flows need a folder of their own, not that of the frames")
+    frames = sorted(path for path in folder.iterdir()
+                    if path.suffix.lower() in READERS and not path.name.startswith("."))
+    endings = sorted({path.suffix for path in frames})
+    if len(endings) > 1:
+        raise InputError(f"--batch {folder}: it holds {', '.join(endings)} files; a sequence has one ending only")
+    if len(frames) < 2:
+        raise InputError(f"--batch {folder}: it holds {len(frames)} cloud(s), a sequence needs at least 2; the formats "
+                         f"are {', '.join(READERS)}")
+    return [Job(first, second, out / f"{first.stem}.npz") for first, second in itertools.pairwise(frames)]
+
+
+def check_results(out: Path, settings: dict[str, Any]) -> None:
+    """Raises InputError when the folder ``out`` holds flows that were made with other settings, or something else."""
+    note = out / SETTINGS
+    if not note.exists():
+        if out.exists() and (not out.is_dir() or any(out.glob("*.npz"))):
+            raise InputError(f"--out {out}: it holds something else than flows of --batch; choose another folder")
+        return
+    try:
+        before = json.loads(note.read_text())
+        changed = [name for name in settings if before[name] != settings[name]]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{note} is damaged: choose another folder with --out") from None
+    if changed:
+        raise InputError(f"--out {out}: its flows were made with another {' and another '.join(changed)}; choose "
+                         f"another folder")
+
+
+def note_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder for flows and writes down what they are made with. Raises InputError when that is refused."""
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be made: {error.strerror}") from error
+    write_atomically(out / SETTINGS, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def is_finished(job: Job, source: np.ndarray) -> bool:
+    """Whether the flow file is there, whole, of this very source (N, 3), and not older than the target's file."""
+    try:
+        if job.out.stat().st_mtime_ns < job.target.stat().st_mtime_ns:
+            return False
+        with np.load(job.out, allow_pickle=False) as file:
+            return np.array_equal(file["source"], source) and file["flow"].shape == source.shape
+    except FileNotFoundError:
+        return False
+    except DAMAGED:
+        return False  # damaged after it was written: made anew

@@ -1,0 +1,1 @@
+"""Results of evaluations: grouped over seeds, as tables and as plots."""

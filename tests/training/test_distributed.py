@@ -1,0 +1,80 @@
+"""Two processes that torchrun starts equal one process with the same global batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from lib.training import distributed
+from tests.runs import ROOT, TINY, environment, load, log_lines, save_teacher, write_ft3d
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_ft3d(tmp_path_factory.mktemp("data"))
+
+
+def start(launcher: list[str], script: str, *flags: object) -> subprocess.CompletedProcess:
+    arguments = [*launcher, str(ROOT / script), *map(str, flags)]
+    return subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_equal_one_after_five_steps(data, tmp_path):
+    """In float64, so that a mistake cannot hide behind rounding: Adam turns noise in a gradient that is truly zero (a
+    bias before a batch normalisation) into steps of the size of the learning rate."""
+    for launcher, out in (([sys.executable], tmp_path / "one"), (TORCHRUN, tmp_path / "two")):
+        result = start(launcher, "tests/training/train_in_float64.py", data, 5, out)
+        assert result.returncode == 0, result.stderr
+    files = [load(tmp_path / name / "last.pt") for name in ("one", "two")]
+    one, two = (file["model"]["state_dict"] | file["resume"]["adapters"] for file in files)
+    ours = [name for name in files[0]["resume"]["adapters"] if not name.startswith("methods.2.")]
+    assert len(ours) == 2 * (1 + 2), "one layer of multiscale and two of self"
+    assert any("running_var" in name for name in one), "batch statistics of student and peer are those of all scenes"
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+    assert max((two[name] - one[name]).abs().max().item() for name in one) < 1e-9
+    for line, other in zip(log_lines(tmp_path / "one"), log_lines(tmp_path / "two"), strict=True):
+        assert other["train"] == pytest.approx(line["train"], abs=1e-9)
+
+
+def test_the_scripts_train_and_score_on_two_processes(data, tmp_path):
+    teacher, out = save_teacher(tmp_path / "teacher.pt"), tmp_path / "two"
+    flags = [*TINY, "--dataset", "ft3d", "--subset", "full", "--data-root", data]
+    training = [*flags, "--teacher", teacher, "--gamma", "0.3", "--batch-size", "4", "--steps", "2"]
+    result = start(TORCHRUN, "train_student.py", *training, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("2 processes") == 1 and result.stdout.count("done: best validation EPE3D") == 1
+    one = tmp_path / "one"
+    assert start([sys.executable], "train_student.py", *training, "--out", one).returncode == 0
+    for line, other in zip(log_lines(one), log_lines(out), strict=True):
+        assert other["train"] == pytest.approx(line["train"], rel=1e-5)
+        assert other["validation"]["EPE3D"] == pytest.approx(line["validation"]["EPE3D"], rel=1e-3)
+
+    scoring = [*flags, "--checkpoint", out / "best.pt", "--split", "train"]
+    scores = []
+    for launcher in ([sys.executable], TORCHRUN):
+        result = start(launcher, "evaluate.py", *scoring)
+        assert result.returncode == 0, result.stderr
+        scores.append([line for line in result.stdout.splitlines() if line.startswith(("EPE", "ACC", "Outliers"))])
+    assert scores[0] == scores[1] and len(scores[0]) == 6
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused(data, tmp_path):
+    flags = [*TINY, "--dataset", "ft3d", "--subset", "full", "--data-root", data, "--gamma", "0", "--batch-size", "3"]
+    result = start(TORCHRUN, "train_student.py", *flags, "--steps", "2", "--out", tmp_path / "run")
+    assert result.returncode != 0 and not (tmp_path / "run").exists()
+    assert "process 0: error: batch size 3 cannot be split evenly over 2 processes" in result.stderr
+
+
+def test_the_group_of_processes_outlives_what_reduces_gradients_through_it(tmp_path):
+    """Else its threads and the last one to leave it may wait for each other for ever."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    wrapper = distributed.parallel(torch.nn.Linear(2, 2))
+    wrapper(torch.ones(3, 2)).sum().backward()
+    distributed.finish()
+    assert not dist.is_initialized() and not {"reducer", "logger"} & set(vars(wrapper))
