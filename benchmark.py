@@ -43,9 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         "--num-points", type=number(int, 128), metavar="N", default=8192, help="points of each cloud; scaling: to 16 N"
     )
     parser.add_argument("--batch-size", type=number(int, 1), metavar="B", default=1, help="pairs at once")
-    parser.add_argument(
-        "--repeats", type=number(int, 1), metavar="R", help="timed calls (default: 5, on a GPU 20)"
-    )
+    parser.add_argument("--repeats", type=number(int, 1), metavar="R", help="timed calls (default: 5, on a GPU 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured here")
     args = parser.parse_args(argv)
 

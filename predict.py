@@ -69,12 +69,17 @@ def predict_one(net: nn.Module, job: Job, args: argparse.Namespace, device: torc
     write(job.out, source, made)
     rows = [
         ("axes", f"{args.axes} ({AXES[args.axes][0]})"),
-        ("points", f"{len(source)} source, {len(target)} target"
-                   + (f", {args.num_points} drawn of each that has more" if args.num_points else "")),
+        (
+            "points",
+            f"{len(source)} source, {len(target)} target"
+            + (f", {args.num_points} drawn of each that has more" if args.num_points else ""),
+        ),
         ("flow", described(made.flow)),
         *(made.rigid.lines() if made.rigid else []),
-        ("time", f"{made.seconds:.3f} s for this pair (network and interpolation, "
-                 f"first pair of the process, {device})"),
+        (
+            "time",
+            f"{made.seconds:.3f} s for this pair (network and interpolation, first pair of the process, {device})",
+        ),
         ("written", f"{job.out}"),
     ]
     print("\n".join(f"{name:<9}{value}" for name, value in rows))
@@ -82,8 +87,13 @@ def predict_one(net: nn.Module, job: Job, args: argparse.Namespace, device: torc
 
 def predict_sequence(net: nn.Module, jobs: list[Job], args: argparse.Namespace, device: torch.device) -> None:
     """Every pair of a folder, a line each. Pairs that an earlier start finished are left as they are."""
-    settings = {"checkpoint": file_digest(args.checkpoint), "axes": args.axes, "num_points": args.num_points,
-                "amp": args.amp, "rigid": args.rigid}
+    settings = {
+        "checkpoint": file_digest(args.checkpoint),
+        "axes": args.axes,
+        "num_points": args.num_points,
+        "amp": args.amp,
+        "rigid": args.rigid,
+    }
     check_results(args.out, settings)
     seconds = []
     source = read_cloud(jobs[0].source)
@@ -100,15 +110,21 @@ def predict_sequence(net: nn.Module, jobs: list[Job], args: argparse.Namespace, 
             rigid = "".join(f"; {value}" for _, value in made.rigid.lines()) if made.rigid else ""
             print(f"{job}: {described(made.flow)}{rigid}; {made.seconds:.3f} s", flush=True)
         source = target
-    rows = [("pairs", f"{len(seconds)} predicted, {len(jobs) - len(seconds)} finished before"),
-            *([("time", f"{np.median(seconds):.3f} s a pair, the median (network and interpolation, {device})")]
-              if seconds else []),
-            ("written", f"{args.out}")]
+    rows = [
+        ("pairs", f"{len(seconds)} predicted, {len(jobs) - len(seconds)} finished before"),
+        *(
+            [("time", f"{np.median(seconds):.3f} s a pair, the median (network and interpolation, {device})")]
+            if seconds
+            else []
+        ),
+        ("written", f"{args.out}"),
+    ]
     print("\n".join(f"{name:<9}{value}" for name, value in rows))
 
 
-def predict(net: nn.Module, job: Job, source: np.ndarray, target: np.ndarray, args: argparse.Namespace,
-            device: torch.device) -> Result:
+def predict(
+    net: nn.Module, job: Job, source: np.ndarray, target: np.ndarray, args: argparse.Namespace, device: torch.device
+) -> Result:
     """The flow of every point of source (N, 3) to target (M, 3), both in the axes of the input.
 
     Warns about what looks wrong; raises InputError for clouds that cannot be a pair. In a sequence both name the pair.
@@ -129,8 +145,11 @@ def predict(net: nn.Module, job: Job, source: np.ndarray, target: np.ndarray, ar
 
 def write(out: Path, source: np.ndarray, made: Result) -> None:
     """The flow file, whole or not at all."""
-    more = {} if made.rigid is None else {"rotation": made.rigid.rotation, "translation": made.rigid.translation,
-                                          "follows": made.rigid.follows}
+    more = (
+        {}
+        if made.rigid is None
+        else {"rotation": made.rigid.rotation, "translation": made.rigid.translation, "follows": made.rigid.follows}
+    )
     write_atomically(out, encode_flow(out.suffix.lower(), source, made.flow, **more))
 
 
@@ -142,17 +161,32 @@ def described(flow: np.ndarray) -> str:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
     parser.add_argument("source", type=Path, metavar="SOURCE", nargs="?", help="the cloud whose points get a flow")
-    parser.add_argument("target", type=Path, metavar="TARGET", nargs="?",
-                        help="the same scene a moment later, rows in any order")
-    parser.add_argument("--batch", type=Path, metavar="FOLDER",
-                        help="instead of SOURCE and TARGET: a folder of frames, each to the next by name")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE",
-                        help="best.pt or last.pt, or a published state")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"the flow: {', '.join(WRITERS)} (default: flow.npz); "
-                        "with --batch a folder for a .npz of each pair (default: flows)")
+    parser.add_argument(
+        "target", type=Path, metavar="TARGET", nargs="?", help="the same scene a moment later, rows in any order"
+    )
+    parser.add_argument(
+        "--batch",
+        type=Path,
+        metavar="FOLDER",
+        help="instead of SOURCE and TARGET: a folder of frames, each to the next by name",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE", help="best.pt or last.pt, or a published state"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"the flow: {', '.join(WRITERS)} (default: flow.npz); "
+        "with --batch a folder for a .npz of each pair (default: flows)",
+    )
     parser.add_argument("--axes", choices=list(AXES), default="as-is", help="axes of the clouds")
-    parser.add_argument("--num-points", type=number(int, 1), metavar="N",
-                        help="draw N points of each cloud and interpolate (default: all points)")
+    parser.add_argument(
+        "--num-points",
+        type=number(int, 1),
+        metavar="N",
+        help="draw N points of each cloud and interpolate (default: all points)",
+    )
     parser.add_argument("--rigid", action="store_true", help="also fit the rigid motion that most points follow")
     add_machine_flags(parser, workers=None)
     add_graph_flag(parser)

@@ -34,8 +34,11 @@ SOURCES = {"ft3d": prepare_ft3d.open_raw, "kitti": prepare_kitti.open_raw}
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    frames = prepare_synthetic.SETS[args.dataset](args.scenes) if args.source == "synthetic" \
+    frames = (
+        prepare_synthetic.SETS[args.dataset](args.scenes)
+        if args.source == "synthetic"
         else SOURCES[args.source](args.raw)
+    )
     base = args.out / frames.folder
     say(f"{args.source}: {len(frames.names)} frames into {base}")
     try:
@@ -56,8 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         write_report(frames, args.out, done, args.workers)
     unfit = [outcome for outcome in outcomes if outcome.unfit]
     if unfit:
-        raise InputError(f"{len(unfit)} of {len(outcomes)} frames could not be prepared, the first is {unfit[0].name}: "
-                         f"{unfit[0].unfit}")
+        raise InputError(
+            f"{len(unfit)} of {len(outcomes)} frames could not be prepared, the first is {unfit[0].name}: "
+            f"{unfit[0].unfit}"
+        )
     return 0
 
 
@@ -72,10 +77,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     source.add_argument("--scenes", type=number(int, 1), metavar="N", required=True, help="training scenes to write")
     for source in sources.choices.values():
         source.add_argument("out", type=Path, metavar="OUT", help="folder for the processed data set; made if needed")
-        source.add_argument("--workers", type=number(int, 1), metavar="N", default=min(os.cpu_count() or 1, 8),
-                            help="frames prepared at the same time")
-        source.add_argument("--report", action="store_true",
-                            help="then also write report.html beside the frames: statistics and pictures of the set")
+        source.add_argument(
+            "--workers",
+            type=number(int, 1),
+            metavar="N",
+            default=min(os.cpu_count() or 1, 8),
+            help="frames prepared at the same time",
+        )
+        source.add_argument(
+            "--report",
+            action="store_true",
+            help="then also write report.html beside the frames: statistics and pictures of the set",
+        )
     return parser.parse_args(argv)
 
 
@@ -96,9 +109,14 @@ def summary(frames: RawFrames, outcomes: list[Outcome]) -> str:
     done = [outcome for outcome in outcomes if not outcome.unfit]
     points = [outcome.points for outcome in done]
     before = sum(outcome.finished_before for outcome in done)
-    rows = [("prepared", f"{len(done) - before} frames"),
-            ("skipped", f"{before} finished before, {frames.incomplete} with pieces missing from the download, "
-                        f"{len(outcomes) - len(done)} unfit")]
+    rows = [
+        ("prepared", f"{len(done) - before} frames"),
+        (
+            "skipped",
+            f"{before} finished before, {frames.incomplete} with pieces missing from the download, "
+            f"{len(outcomes) - len(done)} unfit",
+        ),
+    ]
     if points:
         rows += [("points", f"{sum(points):,} in {len(points)} frames, {min(points):,} to {max(points):,} a frame")]
     return "\n".join(f"{name:<10}{value}" for name, value in rows)

@@ -47,17 +47,31 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="visualize.py", description=__doc__, epilog=EPILOG)
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE",
-                        help="flow.npz of predict.py, or the .json of evaluate.py; none: --checkpoint")
-    parser.add_argument("--out", type=Path, action="append", required=True, metavar="FILE",
-                        help="a .png or a .html; may be given several times")
+    parser.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="flow.npz of predict.py, or the .json of evaluate.py; none: --checkpoint",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="a .png or a .html; may be given several times",
+    )
     group = parser.add_argument_group("with flow.npz")
     group.add_argument("--target", type=Path, metavar="CLOUD", help="the target cloud, in any format of predict.py")
     group.add_argument("--axes", choices=list(AXES), help="axes of both clouds, as for predict.py (default: as-is)")
     group = parser.add_argument_group("without")
     group.add_argument("--checkpoint", type=Path, metavar="FILE", help="network whose flow is drawn")
-    group.add_argument("--scene", metavar="I", help="a scene's index in the split, or its name; best or worst with an "
-                       "evaluation (default: 0)")
+    group.add_argument(
+        "--scene",
+        metavar="I",
+        help="a scene's index in the split, or its name; best or worst with an evaluation (default: 0)",
+    )
     add_data_flags(parser, task.datasets, default="kitti")
     group.add_argument("--split", choices=["test", "all", "validation", "train"], default="test", help="its part")
     add_machine_flags(parser, workers=0)
@@ -113,8 +127,9 @@ def read_score(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is not what evaluate.py --json writes: evaluate again") from None
     if baseline is not None:
-        raise InputError(f"{path} scores the baseline {baseline}, which has no network: give the evaluation of a "
-                         f"checkpoint")
+        raise InputError(
+            f"{path} scores the baseline {baseline}, which has no network: give the evaluation of a checkpoint"
+        )
     return score
 
 
@@ -124,8 +139,10 @@ def predict_scene(task: Task, args: argparse.Namespace) -> View:
         pairs = task.open_pairs(args.dataset, args.split, args.data_root, args.subset, args.num_scenes, args.num_points)
         names = list(pairs.scenes.names)
         if args.score and names != [scene["name"] for scene in args.score["scenes"]]:
-            raise InputError(f"{args.dataset} {args.split} holds other scenes than {args.file}: give the --data-root, "
-                             f"or for a synthetic set the --num-scenes, of that evaluation")
+            raise InputError(
+                f"{args.dataset} {args.split} holds other scenes than {args.file}: give the --data-root, "
+                f"or for a synthetic set the --num-scenes, of that evaluation"
+            )
         pair = pairs[find_scene(args, names)]
         net = load_model(args.checkpoint, device)
         source, target = pair.xyz1.numpy(), pair.xyz2.numpy()
@@ -134,8 +151,11 @@ def predict_scene(task: Task, args: argparse.Namespace) -> View:
     if args.score:
         before = args.score["scenes"][names.index(pair.name)]["EPE3D"]
         if abs(before - epe) > TOLERANCE:
-            print(f"warning: EPE3D is {epe:.4f} m here and {before:.4f} m in {args.file}: is {args.checkpoint} still "
-                  f"the network that was scored?", file=sys.stderr)
+            print(
+                f"warning: EPE3D is {epe:.4f} m here and {before:.4f} m in {args.file}: is {args.checkpoint} still "
+                f"the network that was scored?",
+                file=sys.stderr,
+            )
     return View(pair.name, source, flow, target, pair.flow.numpy())
 
 
@@ -150,8 +170,9 @@ def find_scene(args: argparse.Namespace, names: list[str]) -> int:
     if wanted in names:
         return names.index(wanted)
     if not (wanted.isascii() and wanted.isdecimal()) or int(wanted) >= len(names):
-        raise InputError(f"--scene {wanted}: {args.dataset} {args.split} has scenes 0 to {len(names) - 1}, named like "
-                         f"{names[0]}")
+        raise InputError(
+            f"--scene {wanted}: {args.dataset} {args.split} has scenes 0 to {len(names) - 1}, named like {names[0]}"
+        )
     return int(wanted)
 
 

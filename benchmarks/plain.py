@@ -59,9 +59,7 @@ def pointconv(layer: PointConvAggregation, query: Tensor, support: Tensor, featu
     return layer.linear((inputs.transpose(2, 3) @ weights).flatten(2))
 
 
-def embed(
-    query: Tensor, support: Tensor, queries: Tensor, keys: Tensor, position: nn.Linear, mlp: nn.Linear
-) -> Tensor:
+def embed(query: Tensor, support: Tensor, queries: Tensor, keys: Tensor, position: nn.Linear, mlp: nn.Linear) -> Tensor:
     """One direction of the flow embedding: queries (B, N, C) at query, keys (B, M, C) at support -> (B, N, w)."""
     _, index = knn(query, support, CROSS_NEIGHBOURS)
     offset = gather(support, index) - query[:, :, None]  # (B, N, K, 3)

@@ -13,8 +13,19 @@ import torch
 from lib import ops
 
 OPERATIONS = (
-    "pointconv_layer", "flow_embedding", "linear", "mlp", "knn_each", "furthest_point_sample", "weighted_sum",
-    "append_weighted_sum", "inverse_distance_weights", "add_linear", "neighbour_offsets", "gather", "join",
+    "pointconv_layer",
+    "flow_embedding",
+    "linear",
+    "mlp",
+    "knn_each",
+    "furthest_point_sample",
+    "weighted_sum",
+    "append_weighted_sum",
+    "inverse_distance_weights",
+    "add_linear",
+    "neighbour_offsets",
+    "gather",
+    "join",
 )
 
 

@@ -172,4 +172,3 @@ def _twin(call: Callable[[], Any]) -> Calls:
             call()
 
     return {"plain torch": twin}
-

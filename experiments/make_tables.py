@@ -23,7 +23,15 @@ from lib.tables.plots import plot_all  # noqa: E402
 from lib.tables.results import Group, group_by_seed, read_run  # noqa: E402
 
 EXPERIMENTS = (
-    "synthetic", "methods", "pareto", "real", "longer", "kitti_teacher", "ft3d_teacher", "remaining", "first_report",
+    "synthetic",
+    "methods",
+    "pareto",
+    "real",
+    "longer",
+    "kitti_teacher",
+    "ft3d_teacher",
+    "remaining",
+    "first_report",
 )
 EPILOG = f"""examples:
   python experiments/make_tables.py synthetic --plots runs/plots

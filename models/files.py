@@ -10,7 +10,15 @@ from lib.ops import InputError
 
 # What torch.load raises on bytes that are no whole checkpoint, depending on where it stumbles.
 _DAMAGE = (
-    RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AssertionError, AttributeError, struct.error,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+    struct.error,
 )
 
 CHECKPOINT_FORMAT = "scene-flow-distillation/1"

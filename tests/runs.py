@@ -73,7 +73,11 @@ def launch(script: str, *flags: object) -> subprocess.Popen:
     """Starts a script and returns at once. Ctrl-C reaches it also where tests run in a shell's background, which it
     would otherwise be told to ignore."""
     return subprocess.Popen(
-        command(script, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        command(script, *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 

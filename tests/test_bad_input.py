@@ -165,8 +165,11 @@ FLAGS = [
     ),
     *table(
         "visualize",
-        ("no such scene", PICTURE + "a.png --scene 2",
-         "--scene 2: ft3d test has scenes 0 to 1, named like ft3d/val/0000000"),
+        (
+            "no such scene",
+            PICTURE + "a.png --scene 2",
+            "--scene 2: ft3d test has scenes 0 to 1, named like ft3d/val/0000000",
+        ),
         ("not a PNG", PICTURE + "a.jpg", "--out a.jpg: the name must end in .png or .html"),
         ("no folder", PICTURE + "nowhere/a.png", "--out nowhere/a.png: its folder does not exist; create it first"),
         ("no checkpoint", "--checkpoint best.pt --out a.png", "best.pt: no such checkpoint file"),
@@ -218,46 +221,89 @@ DATA = [
         ("no root", "--dataset ft3d", NO_ROOT),
         ("missing root", "--dataset ft3d --data-root nowhere", NO_SET.format(SET.name, "nowhere")),
         ("root is a file", "--dataset ft3d --data-root teacher.pt", NO_SET.format(SET.name, "teacher.pt")),
-        ("other data set", "--dataset kitti --data-root data",
-         NO_SET.format("KITTI_processed_occ_final or kitti_processed", "data")),
+        (
+            "other data set",
+            "--dataset kitti --data-root data",
+            NO_SET.format("KITTI_processed_occ_final or kitti_processed", "data"),
+        ),
         ("missing split", FT3D, f"no folder {SET}/val: {LAYOUT}", remove("val")),
         ("empty folder", FT3D, f"{SET}/val {EMPTY}", remove("val/0000000", "val/0000001")),
         ("missing file", FT3D, NO_FILE, PC2.unlink),
-        ("unreadable", FT3D, f"{PC1} cannot be read: Input/output error",
-         lambda: (PC1.unlink(), PC1.symlink_to("/proc/self/mem"))),
-        ("different lengths", FT3D,
-         f"{SCENE}: pc1.npy has 200 rows and pc2.npy has 199; {ALIGNED}", store(PC2, lambda cloud: cloud[1:])),
+        (
+            "unreadable",
+            FT3D,
+            f"{PC1} cannot be read: Input/output error",
+            lambda: (PC1.unlink(), PC1.symlink_to("/proc/self/mem")),
+        ),
+        (
+            "different lengths",
+            FT3D,
+            f"{SCENE}: pc1.npy has 200 rows and pc2.npy has 199; {ALIGNED}",
+            store(PC2, lambda cloud: cloud[1:]),
+        ),
         ("transposed", FT3D, f"{PC1} has shape (3, 200); it must be (n, 3)", store(PC1, np.transpose)),
         ("integers", FT3D, f"{PC2} has dtype int64; save it again as float32", store(PC2, np.int64)),
         ("half precision", FT3D, f"{PC2} has dtype float16; save it again as float32", store(PC2, np.float16)),
         ("NaN", FT3D, f"{PC1} {NOT_FINITE}", store(PC1, with_value(np.nan))),
         ("infinity", FT3D, f"{PC2} {NOT_FINITE}", store(PC2, with_value(-np.inf))),
-        ("no rows", FT3D, f"{PC1} has no rows; prepare this scene again or remove its folder",
-         store(PC1, lambda cloud: cloud[:0])),
-        ("truncated", FT3D,
-         f"{PC1} is damaged: {PROMISED}, the file has 2300; copy or prepare it again", cut(PC1, 100)),
-        ("pickled", FT3D, f"{PC1} holds pickled objects, which are never loaded; save it again as float32",
-         lambda: np.save(PC1, np.array([Trap()], dtype=object), allow_pickle=True)),
-        ("text", FT3D, f"{PC1} is not a complete .npy file; save it again with numpy.save as float32 of shape (n, 3)",
-         lambda: PC1.write_text("1.0 2.0 3.0\n")),
-        ("all far", FT3D, f"scene ft3d/val/{SCENE.name} has no point nearer than 35 m in both clouds; remove it or "
-         "prepare it again", store(PC1, lambda cloud: cloud - np.float32([0, 0, 40]))),
-        ("no test frames", "--dataset kitti --data-root kitti",
-         "none of the 42 KITTI frames of the test part (000113 to 000199) is there, only 000002, 000003: use "
-         "--split all for every evaluated frame present"),
+        (
+            "no rows",
+            FT3D,
+            f"{PC1} has no rows; prepare this scene again or remove its folder",
+            store(PC1, lambda cloud: cloud[:0]),
+        ),
+        (
+            "truncated",
+            FT3D,
+            f"{PC1} is damaged: {PROMISED}, the file has 2300; copy or prepare it again",
+            cut(PC1, 100),
+        ),
+        (
+            "pickled",
+            FT3D,
+            f"{PC1} holds pickled objects, which are never loaded; save it again as float32",
+            lambda: np.save(PC1, np.array([Trap()], dtype=object), allow_pickle=True),
+        ),
+        (
+            "text",
+            FT3D,
+            f"{PC1} is not a complete .npy file; save it again with numpy.save as float32 of shape (n, 3)",
+            lambda: PC1.write_text("1.0 2.0 3.0\n"),
+        ),
+        (
+            "all far",
+            FT3D,
+            f"scene ft3d/val/{SCENE.name} has no point nearer than 35 m in both clouds; remove it or prepare it again",
+            store(PC1, lambda cloud: cloud - np.float32([0, 0, 40])),
+        ),
+        (
+            "no test frames",
+            "--dataset kitti --data-root kitti",
+            "none of the 42 KITTI frames of the test part (000113 to 000199) is there, only 000002, 000003: use "
+            "--split all for every evaluated frame present",
+        ),
         ("part", FT3D + "--split all", "data set ft3d has no part 'all': choose one of train, validation, test"),
         ("number of files", FT3D + "--num-scenes 3", "data set ft3d is read from disk: leave --num-scenes out"),
-        ("root of synthetic", "--dataset synthetic-drive --data-root data",
-         "data set synthetic-drive is computed, not read: leave --data-root out"),
-        ("quarter of KITTI", "--dataset kitti --data-root kitti --subset quarter",
-         "data set kitti has no subset 'quarter': choose one of full"),
+        (
+            "root of synthetic",
+            "--dataset synthetic-drive --data-root data",
+            "data set synthetic-drive is computed, not read: leave --data-root out",
+        ),
+        (
+            "quarter of KITTI",
+            "--dataset kitti --data-root kitti --subset quarter",
+            "data set kitti has no subset 'quarter': choose one of full",
+        ),
     ),
     *table(
         "teacher",
         ("no root", "", NO_ROOT),
-        ("one scene", FT3D,
-         "1 training scene(s) found, at least 2 are needed: one to train on and one to hold out for validation",
-         remove("train/0000001", "train/0000002", "train/0000003")),
+        (
+            "one scene",
+            FT3D,
+            "1 training scene(s) found, at least 2 are needed: one to train on and one to hold out for validation",
+            remove("train/0000001", "train/0000002", "train/0000003"),
+        ),
     ),
 ]
 
@@ -304,22 +350,36 @@ CHECKPOINTS = [
         ("pickle", BAD, "bad.pt" + CODE, lambda: Path("bad.pt").write_bytes(pickle.dumps(Trap()))),
         ("list", BAD, "bad.pt: holds a list, not a checkpoint's dictionary", save([1, 2])),
         ("another network", BAD, "bad.pt" + OTHER, save(torch.nn.Linear(3, 3).state_dict())),
-        ("other width", BAD, f"bad.pt{UNFIT}16 tensors differ, first pyramid.refine.0.0.bias",
-         save_model(options=lambda options: options | {"bottleneck": 2})),
-        ("unknown option", BAD, "bad.pt: model 'teacher': Widths.__init__() got an unexpected keyword argument 'depth'",
-         save_model(options=lambda options: {"depth": 3})),
+        (
+            "other width",
+            BAD,
+            f"bad.pt{UNFIT}16 tensors differ, first pyramid.refine.0.0.bias",
+            save_model(options=lambda options: options | {"bottleneck": 2}),
+        ),
+        (
+            "unknown option",
+            BAD,
+            "bad.pt: model 'teacher': Widths.__init__() got an unexpected keyword argument 'depth'",
+            save_model(options=lambda options: {"depth": 3}),
+        ),
         ("no weights", BAD, "bad.pt" + NO_ENTRY, save_model(state_dict=lambda state: None)),
         ("numbers as weights", BAD, "bad.pt" + NO_ENTRY, save_model(state_dict=lambda state: dict.fromkeys(state, 0))),
         ("NaN weights", BAD, "bad.pt" + NAN_WEIGHTS, broken_weights),
     ),
     *table(
         "distil",
-        ("no teacher", "",
-         "--teacher is needed for gamma 0.3: give ft3d, kitti, synthetic or a checkpoint's path, or --gamma 0 to train "
-         "from scratch"),
-        ("teacher not made yet", "--teacher ft3d",
-         "no teacher ft3d: neither checkpoints/ft3d/best.pt nor checkpoints/ft3d.pt exists; make it with: "
-         "python train_teacher.py --dataset ft3d --data-root DATA"),
+        (
+            "no teacher",
+            "",
+            "--teacher is needed for gamma 0.3: give ft3d, kitti, synthetic or a checkpoint's path, or --gamma 0 to "
+            "train from scratch",
+        ),
+        (
+            "teacher not made yet",
+            "--teacher ft3d",
+            "no teacher ft3d: neither checkpoints/ft3d/best.pt nor checkpoints/ft3d.pt exists; make it with: "
+            "python train_teacher.py --dataset ft3d --data-root DATA",
+        ),
         ("missing", "--teacher bad.pt", NO_TEACHER.format("bad.pt")),
         ("folder", "--teacher run", "--teacher run is a folder: give the file, such as run/best.pt"),
         ("truncated", "--teacher teacher.pt", "teacher.pt" + CUT, cut("teacher.pt", 1000)),
@@ -346,10 +406,17 @@ FOLDERS = [
         ("out is a file", FT3D + "--out teacher.pt", "cannot write teacher.pt: File exists"),
         ("out below a file", FT3D + "--out teacher.pt/a", "cannot write teacher.pt/a: Not a directory"),
         ("out not writable", FT3D + "--out /proc/run", "cannot write /proc/run: No such file or directory"),
-        ("out holds a run", FT3D + "--out run",
-         HELD.format("config.json, last.pt, best.pt, log.jsonl", "add --resume to go on with it")),
-        ("out holds weights", FT3D + "--out run",
-         HELD.format("last.pt, best.pt, log.jsonl", "it has no config.json to go on from"), CONFIG.unlink),
+        (
+            "out holds a run",
+            FT3D + "--out run",
+            HELD.format("config.json, last.pt, best.pt, log.jsonl", "add --resume to go on with it"),
+        ),
+        (
+            "out holds weights",
+            FT3D + "--out run",
+            HELD.format("last.pt, best.pt, log.jsonl", "it has no config.json to go on from"),
+            CONFIG.unlink,
+        ),
     ),
     *table(
         "resume",
@@ -357,8 +424,12 @@ FOLDERS = [
         ("changed gamma", "--gamma 0", CHANGED.format("--gamma was 0.3", 0.0)),
         ("truncated checkpoint", MORE, f"{LAST}" + CUT, cut(LAST, 5000)),
         ("no state", MORE, f"{LAST} holds no training state to resume from" + AGAIN, lambda: shutil.copy(BEST, LAST)),
-        ("another network", MORE, f"{LAST} holds another network than this run trains" + AGAIN,
-         lambda: torch.save(load(LAST) | {"model": model_record(build_model("teacher"))}, LAST)),
+        (
+            "another network",
+            MORE,
+            f"{LAST} holds another network than this run trains" + AGAIN,
+            lambda: torch.save(load(LAST) | {"model": model_record(build_model("teacher"))}, LAST),
+        ),
         ("truncated config", MORE, BAD_CONFIG, cut(CONFIG, 20)),
         ("binary config", MORE, BAD_CONFIG, lambda: CONFIG.write_bytes(b"\xff\0")),
         ("empty config", MORE, BAD_CONFIG, lambda: CONFIG.write_text("{}")),
@@ -367,12 +438,20 @@ FOLDERS = [
         ("binary log", MORE, BAD_LOG, lambda: LOG.write_bytes(b"\xff\0\n")),
         ("log without steps", MORE, BAD_LOG, lambda: LOG.write_text("{}\n")),
         ("teacher gone", MORE, NO_TEACHER.format("teacher.pt"), Path("teacher.pt").unlink),
-        ("teacher changed", MORE,
-         "the teacher teacher.pt has changed since the run in run began: restore it, or start again with another --out",
-         lambda: save_teacher(Path("teacher.pt"), seed=4)),
-        ("scene gone", MORE,
-         "the training scenes are no longer those of the run in run: 3 then, 2 now; restore them, or start again with "
-         "another --out", remove("train/0000001")),
+        (
+            "teacher changed",
+            MORE,
+            "the teacher teacher.pt has changed since the run in run began: restore it, or start again with "
+            "another --out",
+            lambda: save_teacher(Path("teacher.pt"), seed=4),
+        ),
+        (
+            "scene gone",
+            MORE,
+            "the training scenes are no longer those of the run in run: 3 then, 2 now; restore them, or start again "
+            "with another --out",
+            remove("train/0000001"),
+        ),
     ),
 ]
 
@@ -397,6 +476,7 @@ def test_published_state_with_a_tensor_missing(published_state, capfd):
 
 
 # ---- a disk that fills up ----
+
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
@@ -425,11 +505,14 @@ def full_disk(function: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("refusal, reason", [
-    pytest.param(lambda: file_size_limit(20_000), "File too large", id="write"),
-    pytest.param(lambda: full_disk("fsync"), "No space left on device", id="fsync"),
-    pytest.param(lambda: full_disk("replace"), "No space left on device", id="replace"),
-])
+@pytest.mark.parametrize(
+    "refusal, reason",
+    [
+        pytest.param(lambda: file_size_limit(20_000), "File too large", id="write"),
+        pytest.param(lambda: full_disk("fsync"), "No space left on device", id="fsync"),
+        pytest.param(lambda: full_disk("replace"), "No space left on device", id="replace"),
+    ],
+)
 def test_full_disk_keeps_the_checkpoints(refusal, reason, capfd):
     command = COMMANDS["resume"] + "--steps 2"
     before = snapshot()
@@ -459,6 +542,7 @@ def test_full_disk_keeps_an_older_result(command, flag, name, capfd):
 
 # ---- no mistakes, or mistakes that are met later ----
 
+
 def test_scene_met_in_training_can_be_mended(capfd):
     scene = SET / "train/0000003/pc2.npy"  # the one held out for validation
     content = scene.read_bytes()
@@ -483,11 +567,15 @@ def test_checkpoint_without_training_facts_is_scored(capfd):
 
 # ---- the whole path: a process of its own ----
 
-@pytest.mark.parametrize("command, message, prepare", [
-    pytest.param("train_teacher --lr x", f"argument --lr: {RATE}, got x" + SEE_TEACHER, Path, id="flag"),
-    pytest.param(COMMANDS["evaluate"] + BAD, "bad.pt" + CODE, save([Trap()]), id="code"),
-    pytest.param(COMMANDS["zero flow"] + FT3D + "--workers 1", NO_FILE, PC2.unlink, id="reader process"),
-])
+
+@pytest.mark.parametrize(
+    "command, message, prepare",
+    [
+        pytest.param("train_teacher --lr x", f"argument --lr: {RATE}, got x" + SEE_TEACHER, Path, id="flag"),
+        pytest.param(COMMANDS["evaluate"] + BAD, "bad.pt" + CODE, save([Trap()]), id="code"),
+        pytest.param(COMMANDS["zero flow"] + FT3D + "--workers 1", NO_FILE, PC2.unlink, id="reader process"),
+    ],
+)
 def test_process(command, message, prepare, here):
     prepare()
     before = snapshot()

@@ -57,11 +57,15 @@ def test_ops(measured, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "row"),
     [
-        ("raise OSError('_fps_cpu.so: undefined symbol: _ZN5torch')",
-         "not usable: OSError: _fps_cpu.so: undefined symbol: _ZN5torch"),
+        (
+            "raise OSError('_fps_cpu.so: undefined symbol: _ZN5torch')",
+            "not usable: OSError: _fps_cpu.so: undefined symbol: _ZN5torch",
+        ),
         ("import nothing_of_that_name", "not usable: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
-        ("def sample(): raise RuntimeError('Not compiled with CUDA support\\nException raised from fps')",
-         "not usable: RuntimeError: Not compiled with CUDA support"),
+        (
+            "def sample(): raise RuntimeError('Not compiled with CUDA support\\nException raised from fps')",
+            "not usable: RuntimeError: Not compiled with CUDA support",
+        ),
         (None, "not installed"),
     ],
 )
@@ -179,13 +183,23 @@ def test_ratios_and_shares_of_cuda_graphs():
     """A GPU's targets are those of the graphs: seconds of the slower over seconds of the quicker."""
     seconds = {"teacher": 0.01, "student": 0.008, "plain teacher": 0.024}
     seconds |= {"teacher, CUDA graph": 0.003, "student, CUDA graph": 0.002}
-    assert suite_networks._ratios(seconds) == pytest.approx({
-        "teacher_over_plain": 2.4, "student_over_teacher": 1.25, "teacher_graph_over_plain": 8,
-        "student_graph_over_plain": 12, "student_graph_over_teacher_graph": 1.5,
-    })
-    assert suite_networks._shares({"teacher": 27e9, "student": 16e9}, seconds, 5e13) == pytest.approx({
-        "teacher": 0.054, "student": 0.04, "teacher, CUDA graph": 0.18, "student, CUDA graph": 0.16,
-    })
+    assert suite_networks._ratios(seconds) == pytest.approx(
+        {
+            "teacher_over_plain": 2.4,
+            "student_over_teacher": 1.25,
+            "teacher_graph_over_plain": 8,
+            "student_graph_over_plain": 12,
+            "student_graph_over_teacher_graph": 1.5,
+        }
+    )
+    assert suite_networks._shares({"teacher": 27e9, "student": 16e9}, seconds, 5e13) == pytest.approx(
+        {
+            "teacher": 0.054,
+            "student": 0.04,
+            "teacher, CUDA graph": 0.18,
+            "student, CUDA graph": 0.16,
+        }
+    )
 
 
 def test_train(measured):

@@ -44,8 +44,10 @@ def test_without_the_tools_it_says_so_aloud(tmp_path):
     made = subprocess.run([ROOT / ".ci/container"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert made.returncode == 0 and made.stderr == ""
     why = "podman runc debootstrap are not installed, and there is no apt-get to install them"
-    assert f"\n##### THE CONTAINER WAS NOT BUILT AND NOT RUN: {'this needs root' if os.getuid() else why} #####\n" \
+    assert (
+        f"\n##### THE CONTAINER WAS NOT BUILT AND NOT RUN: {'this needs root' if os.getuid() else why} #####\n"
         in made.stdout
+    )
 
 
 @pytest.mark.parametrize("fit", [True, False])
@@ -59,11 +61,14 @@ def test_entrypoint(tmp_path, fit):
     if fit:
         assert sorted(path.name for path in data.iterdir()) == ["checkpoints", "runs"] and made.stderr == ""
     else:
-        assert made.stderr.endswith("warning: checkpoints/ and runs/ cannot be kept: mount a folder on /data that you "
-                                    'may write, and add --user "$(id -u):$(id -g)"\n')
+        assert made.stderr.endswith(
+            "warning: checkpoints/ and runs/ cannot be kept: mount a folder on /data that you "
+            'may write, and add --user "$(id -u):$(id -g)"\n'
+        )
 
 
 # ---- what the image's environment variables do ----
+
 
 def test_data_root(tmp_path, monkeypatch, capsys):
     """It stands for --data-root where a data set is read, and only there."""
@@ -80,6 +85,7 @@ def test_data_root(tmp_path, monkeypatch, capsys):
 
 def test_commit_of_an_image(monkeypatch):
     """Outside of a git repository results carry the commit that the image was built from."""
+
     def no_git(*arguments):
         raise FileNotFoundError("git")
 

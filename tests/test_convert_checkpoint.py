@@ -44,8 +44,14 @@ def test_there_and_back(tmp_path, shared, published_state):
 
 
 def test_unused_tensors_are_neutral(tmp_path):
-    convert(save_teacher(tmp_path / "ours.pt", pyramid=build_model("teacher").options["pyramid"],
-                         predictor=build_model("teacher").options["predictor"]), tmp_path / "out.pth")
+    convert(
+        save_teacher(
+            tmp_path / "ours.pt",
+            pyramid=build_model("teacher").options["pyramid"],
+            predictor=build_model("teacher").options["predictor"],
+        ),
+        tmp_path / "out.pth",
+    )
     state = load(tmp_path / "out.pth")
     assert not state["cross2.bias1"].any() and state["cross2.bias1"].shape == (1, 128, 1, 1)
     norm = "level1.weightnet.mlp_bns.2."
@@ -56,7 +62,8 @@ def test_unused_tensors_are_neutral(tmp_path):
 def test_only_the_published_widths_go_back(tmp_path, capsys):
     path = save_teacher(tmp_path / "narrow.pt")
     assert message(capsys, path, tmp_path / "out.pth") == (
-        f"{path}: only the teacher of the published widths has a published form, not this teacher")
+        f"{path}: only the teacher of the published widths has a published form, not this teacher"
+    )
 
 
 def test_bad_paths(tmp_path, capsys):

@@ -26,7 +26,9 @@ def bash(script: str, *flags: str, **variables: object) -> subprocess.CompletedP
     return subprocess.run(
         ["bash", str(ROOT / "experiments" / script), *flags],
         env=clean | {name: str(value) for name, value in variables.items()},
-        capture_output=True, text=True, timeout=600,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
@@ -185,8 +187,13 @@ def test_first_report_in_full(tmp_path):
     write_ft3d(tmp_path)
     write_kitti(tmp_path)
     variables = {
-        "DATA": tmp_path, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results",
-        "POINTS": 128, "BATCH": 2, "EPOCHS": 1, "WORKERS": 0,
+        "DATA": tmp_path,
+        "RUNS": tmp_path / "runs",
+        "RESULTS": tmp_path / "results",
+        "POINTS": 128,
+        "BATCH": 2,
+        "EPOCHS": 1,
+        "WORKERS": 0,
     }
     done = bash("first_report.sh", **variables)
     assert done.returncode == 0, done.stderr
@@ -195,11 +202,16 @@ def test_first_report_in_full(tmp_path):
     assert record["training"]["gamma"] == 0.7 and record["protocol"]["dataset"] == "kitti"
     table = subprocess.run(
         [sys.executable, "experiments/make_tables.py", "first_report", "--format", "csv"],
-        cwd=ROOT, env=environment() | {name: str(value) for name, value in variables.items()},
-        capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        env=environment() | {name: str(value) for name, value in variables.items()},
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     assert [line.split(",")[0].strip('"') for line in table[1::2]] == [
-        "teacher-ft3d", "student-ft3d-scratch-half-output0", "student-kitti-learned-from-teacher-half-output0.7",
+        "teacher-ft3d",
+        "student-ft3d-scratch-half-output0",
+        "student-kitti-learned-from-teacher-half-output0.7",
         "student-kitti-learned-from-student-half-output0.7",
     ]
     assert f",{record['metrics']['EPE3D']}," in table[-2]

@@ -125,7 +125,8 @@ def test_the_browser_holds_a_page_to_asking_for_nothing(browser, flow_page):
     """The check of the requests above can fail: a page that tries to ask is refused, aloud."""
     browser.open(flow_page)
     outcome = browser.driver.execute_async_script(
-        "fetch('http://127.0.0.1:9/').then(() => arguments[0]('sent'), (error) => arguments[0]('refused'))")
+        "fetch('http://127.0.0.1:9/').then(() => arguments[0]('sent'), (error) => arguments[0]('refused'))"
+    )
     assert outcome == "refused" and "Content Security Policy" in " ".join(browser.console())
 
 
@@ -174,8 +175,12 @@ def test_report_of_a_training_run(browser, tmp_path):
 
 
 def test_report_of_a_prepared_set(browser, tmp_path):
-    assert prepare_data.main(["synthetic", str(tmp_path), "--dataset", "synthetic-drive", "--scenes", "3",
-                              "--workers", "2", "--report"]) == 0
+    assert (
+        prepare_data.main(
+            ["synthetic", str(tmp_path), "--dataset", "synthetic-drive", "--scenes", "3", "--workers", "2", "--report"]
+        )
+        == 0
+    )
     path = tmp_path / "synthetic-drive/report.html"
     frames = [np.load(path.parent / f"{i:06d}/pc1.npy") for i in range(3)]
     nearest = min(np.load(file)[:, 2].min() for file in path.parent.glob("*/pc?.npy"))

@@ -16,8 +16,16 @@ from models import CHECKPOINT_FORMAT, build_model, model_record
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SCRIPTS = [
-    "train_teacher.py", "train_student.py", "evaluate.py", "visualize.py", "prepare_data.py", "predict.py",
-    "convert_checkpoint.py", "sweep.py", "benchmark.py", "experiments/make_tables.py",
+    "train_teacher.py",
+    "train_student.py",
+    "evaluate.py",
+    "visualize.py",
+    "prepare_data.py",
+    "predict.py",
+    "convert_checkpoint.py",
+    "sweep.py",
+    "benchmark.py",
+    "experiments/make_tables.py",
 ]
 OTHERS = {"--help", "--nproc-per-node", "--gres"}  # torchrun, sbatch
 OTHERS |= {"--gpus", "--user", "--read-only", "--tmpfs", "--shm-size"}  # docker

@@ -48,6 +48,7 @@ LEFT_OUT = ("--epochs", "--num-points", "--num-scenes")  # with their values: SI
 
 # ---- finding the commands ----
 
+
 def commands(text: str) -> list[str]:
     """The commands of a document in their order, with continued lines joined and comments cut off."""
     scripts = tuple(path.name for path in ROOT.glob("*.py"))
@@ -83,11 +84,15 @@ COMMANDS = list(dict.fromkeys(commands((ROOT / "README.md").read_text())))
 
 
 def test_commands_are_found():
-    text = ("Say `make demo` or `evaluate.py --baseline\nzero`, `loss`:\n\n    python a.py IN \\\n      OUT  # why\n"
-            "    x = python\n\n```bash\nmake a && make b\n```\n\n```python\npython = 1\n```\n")
+    text = (
+        "Say `make demo` or `evaluate.py --baseline\nzero`, `loss`:\n\n    python a.py IN \\\n      OUT  # why\n"
+        "    x = python\n\n```bash\nmake a && make b\n```\n\n```python\npython = 1\n```\n"
+    )
     assert commands(text) == ["make demo", "evaluate.py --baseline zero", "python a.py IN OUT", "make a", "make b"]
     assert alternatives("evaluate.py --baseline zero|nearest") == [
-        ["evaluate.py", "--baseline", "zero"], ["evaluate.py", "--baseline", "nearest"]]
+        ["evaluate.py", "--baseline", "zero"],
+        ["evaluate.py", "--baseline", "nearest"],
+    ]
     assert len(COMMANDS) > 10
 
 
@@ -128,9 +133,14 @@ class Project:
             else:
                 shutil.copy2(path, folder)
         stand_ins(folder)
-        self.process = subprocess.Popen([sys.executable, "-c", IN_TURN], cwd=folder, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, env=environment() | {"PYTHONPATH": "", "PATH": PATH},
-                                        text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", IN_TURN],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment() | {"PYTHONPATH": "", "PATH": PATH},
+            text=True,
+        )
 
     def run(self, words: list[str], variables: dict[str, str]) -> None:
         script = words[0]
@@ -228,8 +238,14 @@ def check_bash(project: Project, words: list[str], variables: dict[str, str]) ->
         return
     assert subprocess.run(["bash", "-n", words[0]], cwd=ROOT).returncode == 0
     if "LIST" in variables:
-        lines = subprocess.run(["bash", *words], cwd=project.folder, env=environment() | variables,
-                               capture_output=True, text=True, check=True).stdout
+        lines = subprocess.run(
+            ["bash", *words],
+            cwd=project.folder,
+            env=environment() | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         assert "python train_student.py" in lines
 
 
@@ -242,8 +258,17 @@ def check_docker(project: Project, words: list[str], _variables: dict[str, str])
         return
     verb, *rest = words
     assert verb == "run"
-    options = {"--gpus": 1, "-v": 1, "--rm": 0, "-it": 0, "--read-only": 0, "--tmpfs": 1, "--user": 1, "--network": 1,
-               "--shm-size": 1}
+    options = {
+        "--gpus": 1,
+        "-v": 1,
+        "--rm": 0,
+        "-it": 0,
+        "--read-only": 0,
+        "--tmpfs": 1,
+        "--user": 1,
+        "--network": 1,
+        "--shm-size": 1,
+    }
     mounts = []
     while rest[0].startswith("-"):
         flag, _, value = rest.pop(0).partition("=")
@@ -258,5 +283,13 @@ def check_docker(project: Project, words: list[str], _variables: dict[str, str])
     run_python(project, [word.replace("/data", "DATA") for word in rest], {"DATA_ROOT": "DATA"})
 
 
-HANDLERS = {".": check_activate, "python": run_python, "python3": run_python, "torchrun": run_torchrun,
-            "make": check_make, "pip": check_pip, "bash": check_bash, "docker": check_docker}
+HANDLERS = {
+    ".": check_activate,
+    "python": run_python,
+    "python3": run_python,
+    "torchrun": run_torchrun,
+    "make": check_make,
+    "pip": check_pip,
+    "bash": check_bash,
+    "docker": check_docker,
+}

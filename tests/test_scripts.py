@@ -39,7 +39,11 @@ def test_from_teacher_to_student_to_table(data, tmp_path):
     config = json.loads((tmp_path / "teacher/config.json").read_text())
     assert config["flags"]["lr"] == 1e-3 and config["flags"]["dataset"] == "ft3d"
     assert config["provenance"]["command"].startswith("python ") and set(config["provenance"]["versions"]) >= {
-        "torch", "numpy", "numba", "cuda-core", "nvidia-cuda-nvrtc"
+        "torch",
+        "numpy",
+        "numba",
+        "cuda-core",
+        "nvidia-cuda-nvrtc",
     }
 
     best = tmp_path / "teacher/best.pt"
@@ -54,7 +58,13 @@ def test_from_teacher_to_student_to_table(data, tmp_path):
     third = run(*command, "--device", "cpu", "--json", tmp_path / "score.json")
     assert third.returncode == 0, third.stderr
     assert [line.split()[0] for line in third.stdout.splitlines()[3:9]] == [
-        "EPE3D", "ACC3DS", "ACC3DR", "Outliers3D", "EPE2D", "ACC2D"]
+        "EPE3D",
+        "ACC3DS",
+        "ACC3DR",
+        "Outliers3D",
+        "EPE2D",
+        "ACC2D",
+    ]
     assert "kitti, test, 2 scenes, 128 points" in third.stdout and "3,712,884" in third.stdout
     score = json.loads((tmp_path / "score.json").read_text())
     assert score["megabytes"] == pytest.approx(14.85, abs=0.01) and len(score["scenes"]) == 2
@@ -83,8 +93,22 @@ def test_a_table_holds_what_each_checkpoint_scores_alone(data, teacher, tmp_path
     assert evaluate.main([*flags, "--table", str(teacher), str(other), "--json", str(tmp_path / "table.json")]) == 0
     lines = capsys.readouterr().out.splitlines()[-4:]
     assert lines[0].split() == [
-        "checkpoint", "network", "parameters", "MB", "file", "MB", "GFLOP", "s/pair", "EPE3D", "(m)", "ACC3DS",
-        "ACC3DR", "Outliers3D", "EPE2D", "(px)", "ACC2D",
+        "checkpoint",
+        "network",
+        "parameters",
+        "MB",
+        "file",
+        "MB",
+        "GFLOP",
+        "s/pair",
+        "EPE3D",
+        "(m)",
+        "ACC3DS",
+        "ACC3DR",
+        "Outliers3D",
+        "EPE2D",
+        "(px)",
+        "ACC2D",
     ]
     assert len({len(line) for line in lines[:3]}) == 1, "aligned"
     assert lines[3].startswith("kitti, test, 2 scenes, 128 points, cpu.")

@@ -77,7 +77,10 @@ def test_a_signal_reaches_the_commands_which_may_save(tmp_path, number):
     commands = lines(tmp_path / "list", f"{sys.executable} {code} {tmp_path}", f"touch {tmp_path / 'second'}")
     process = subprocess.Popen(
         [sys.executable, "sweep.py", commands, "--logs", tmp_path / "logs"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
     )
     while not (tmp_path / "ready").exists():
         assert process.poll() is None
@@ -92,7 +95,7 @@ def test_a_signal_reaches_the_commands_which_may_save(tmp_path, number):
 def test_slurm_arrays_run_every_command_stage_by_stage(tmp_path):
     """sbatch's stand-in notes its flags and runs the array's tasks at once; the commands keep their quotes."""
     out = tmp_path / "out"
-    commands = lines(tmp_path / "list", f"echo 'a  $b' >> {out}", f"echo \"c'd\" >> {out}", "", f"echo last >> {out}")
+    commands = lines(tmp_path / "list", f"echo 'a  $b' >> {out}", f'echo "c\'d" >> {out}', "", f"echo last >> {out}")
     assert sweep.main([commands, "--jobs", "4", "--slurm", str(tmp_path / "slurm")]) == 0
     assert not out.exists()
     stand_ins = tmp_path / "bin"

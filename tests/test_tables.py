@@ -162,8 +162,11 @@ def test_what_the_plots_show(tmp_path):
     [
         (["nowhere.json"], "no such result: nowhere.json: evaluate.py --json writes them"),
         (["synthetic", "methods"], "one experiment at a time: synthetic or methods"),
-        (["README.md", "--plots", "x"], "--plots needs an experiment: synthetic, methods, pareto, real, longer, "
-         "kitti_teacher, ft3d_teacher, remaining, first_report"),
+        (
+            ["README.md", "--plots", "x"],
+            "--plots needs an experiment: synthetic, methods, pareto, real, longer, "
+            "kitti_teacher, ft3d_teacher, remaining, first_report",
+        ),
         (["README.md"], "README.md is no result: write it with evaluate.py --json"),
         (["synthetic", "--plots", "x"], "nothing to plot: no run of experiments/synthetic.sh has a result yet"),
     ],

@@ -49,11 +49,14 @@ def check_pair(source: np.ndarray, target: np.ndarray) -> None:
     ours, theirs = (np.quantile(cloud, (0.05, 0.5, 0.95), axis=0) for cloud in (source, target))
     if np.abs(ours - theirs).max() < MISFIT * size:
         return
-    name, misfit = min(((name, np.abs(ours - turned).max()) for name, turned in _exchanged(theirs)),
-                       key=lambda pair: pair[1])
+    name, misfit = min(
+        ((name, np.abs(ours - turned).max()) for name, turned in _exchanged(theirs)), key=lambda pair: pair[1]
+    )
     if misfit < FIT * size:
-        raise InputError(f"source and target are in different axes: the target's ({name}) fit the source's (x, y, z); "
-                         f"give both in the same")
+        raise InputError(
+            f"source and target are in different axes: the target's ({name}) fit the source's (x, y, z); "
+            f"give both in the same"
+        )
 
 
 def warnings_of(source: np.ndarray, target: np.ndarray, axes: str) -> list[str]:
@@ -62,19 +65,24 @@ def warnings_of(source: np.ndarray, target: np.ndarray, axes: str) -> list[str]:
     for name, cloud in (("source", source), ("target", target)):
         distance = float(np.median(np.linalg.norm(cloud, axis=1)))
         if not METRES[0] <= distance <= METRES[1]:
-            found.append(f"the {name}'s median distance from the sensor is {distance:.4g}: this does not look like "
-                         f"metres, and the networks know metres only")
+            found.append(
+                f"the {name}'s median distance from the sensor is {distance:.4g}: this does not look like "
+                f"metres, and the networks know metres only"
+            )
         behind = _behind(cloud, axes)
         if behind > BEHIND:
             better = [other for other in AXES if _behind(cloud, other) <= BEHIND]
             fix = f"--axes {better[0]} would put them in front" if better else "the networks know points in front only"
-            found.append(f"{100 * behind:.0f} % of the {name}'s points have a depth of 0 or less with --axes {axes}: "
-                         f"{fix}")
+            found.append(
+                f"{100 * behind:.0f} % of the {name}'s points have a depth of 0 or less with --axes {axes}: {fix}"
+            )
     centres = np.median(source, axis=0), np.median(target, axis=0)
     apart = float(np.linalg.norm(centres[0] - centres[1]))
     if apart > APART * _size(source):
-        found.append(f"the clouds' centres are {apart:.3g} apart, more than the source is large: are both in the frame "
-                     f"of the sensor?")
+        found.append(
+            f"the clouds' centres are {apart:.3g} apart, more than the source is large: are both in the frame "
+            f"of the sensor?"
+        )
     return found
 
 
@@ -93,7 +101,8 @@ def _exchanged(quantiles: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         for signs in itertools.product((1, -1), repeat=3):
             if order == (0, 1, 2) and signs == (1, 1, 1):
                 continue
-            turned = [quantiles[:, k] if sign > 0 else -quantiles[::-1, k]
-                      for k, sign in zip(order, signs, strict=True)]
+            turned = [
+                quantiles[:, k] if sign > 0 else -quantiles[::-1, k] for k, sign in zip(order, signs, strict=True)
+            ]
             name = ", ".join(("" if sign > 0 else "-") + "xyz"[k] for k, sign in zip(order, signs, strict=True))
             yield name, np.stack(turned, axis=1)

@@ -46,8 +46,10 @@ def read_cloud(path: Path) -> np.ndarray:
         raise InputError(f"{path} holds no points")
     bad_rows = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
     if len(bad_rows):
-        raise InputError(f"{path} has NaN or infinity in {len(bad_rows)} of {len(cloud)} points, the first is point "
-                         f"{bad_rows[0]}: remove them")
+        raise InputError(
+            f"{path} has NaN or infinity in {len(bad_rows)} of {len(cloud)} points, the first is point "
+            f"{bad_rows[0]}: remove them"
+        )
     return cloud
 
 
@@ -62,8 +64,10 @@ def read_flow(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in ("source", "flow") if name not in file.files]
             if missing:
-                raise InputError(f"{path} holds no array {' and no array '.join(missing)}: predict.py --out FILE.npz "
-                                 f"writes source and flow")
+                raise InputError(
+                    f"{path} holds no array {' and no array '.join(missing)}: predict.py --out FILE.npz "
+                    f"writes source and flow"
+                )
             source, flow = file["source"], file["flow"]
     except InputError:
         raise
@@ -73,13 +77,15 @@ def read_flow(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path} is damaged or no .npz file of plain arrays: run predict.py again") from None
     for name, array in (("source", source), ("flow", flow)):
         if array.dtype not in (np.float32, np.float64) or array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
-            raise InputError(f"{path}: array {name} is {array.dtype} of shape {array.shape}; it must be float32 of "
-                             f"shape (n, 3)")
+            raise InputError(
+                f"{path}: array {name} is {array.dtype} of shape {array.shape}; it must be float32 of shape (n, 3)"
+            )
         if not np.isfinite(array).all():
             raise InputError(f"{path}: array {name} has NaN or infinity")
     if len(source) != len(flow):
-        raise InputError(f"{path}: source has {len(source)} rows and flow has {len(flow)}; row i of flow is for row i "
-                         f"of source")
+        raise InputError(
+            f"{path}: source has {len(source)} rows and flow has {len(flow)}; row i of flow is for row i of source"
+        )
     return source, flow
 
 
@@ -100,16 +106,19 @@ def _read_npz(path: Path) -> np.ndarray:
             names = file.files
             chosen = names if len(names) == 1 else [name for name in NPZ_NAMES if name in names][:1]
             if not chosen:
-                raise InputError(f"{path} holds {len(names)} arrays ({', '.join(names[:5])}): keep one, or name the "
-                                 f"points {' or '.join(NPZ_NAMES)}")
+                raise InputError(
+                    f"{path} holds {len(names)} arrays ({', '.join(names[:5])}): keep one, or name the "
+                    f"points {' or '.join(NPZ_NAMES)}"
+                )
             cloud = file[chosen[0]]
     except InputError:
         raise
     except DAMAGED:
         raise InputError(f"{path} is damaged or no .npz file of plain arrays: save it again with numpy.savez") from None
     if cloud.dtype not in (np.float32, np.float64) or cloud.ndim != 2 or cloud.shape[1] != 3:
-        raise InputError(f"{path}: array {chosen[0]} is {cloud.dtype} of shape {cloud.shape}; it must be float32 of "
-                         f"shape (n, 3)")
+        raise InputError(
+            f"{path}: array {chosen[0]} is {cloud.dtype} of shape {cloud.shape}; it must be float32 of shape (n, 3)"
+        )
     return cloud
 
 
@@ -118,8 +127,10 @@ def _read_bin(path: Path) -> np.ndarray:
     if content[:1024].isascii() and content[:1024].decode("ascii").replace("\n", "").replace("\r", "").isprintable():
         raise InputError(f"{path} holds text; .bin is KITTI's binary format (float32 x y z intensity): call it .txt")
     if len(content) % BIN_ROW:
-        raise InputError(f"{path} has {len(content)} bytes, no multiple of {BIN_ROW}: .bin is KITTI's format, float32 "
-                         f"x y z intensity for each point")
+        raise InputError(
+            f"{path} has {len(content)} bytes, no multiple of {BIN_ROW}: .bin is KITTI's format, float32 "
+            f"x y z intensity for each point"
+        )
     return np.frombuffer(content, "<f4").reshape(-1, 4)[:, :3].astype(np.float32)  # (N, 4) -> (N, 3)
 
 

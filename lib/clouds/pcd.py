@@ -110,13 +110,16 @@ def _fields(path: Path, header: dict[str, list[str]]) -> list[Field]:
     names, sizes, types = (header[key] for key in ("FIELDS", "SIZE", "TYPE"))
     counts = header.get("COUNT", ["1"] * len(names))
     if not len(names) == len(sizes) == len(types) == len(counts):
-        raise InputError(f"{path}: its header has {len(names)} FIELDS, {len(sizes)} SIZE, {len(types)} TYPE and "
-                         f"{len(counts)} COUNT entries; they must be as many")
+        raise InputError(
+            f"{path}: its header has {len(names)} FIELDS, {len(sizes)} SIZE, {len(types)} TYPE and "
+            f"{len(counts)} COUNT entries; they must be as many"
+        )
     fields = []
     for name, size, kind, count in zip(names, sizes, types, counts, strict=True):
         if kind not in KINDS or size not in map(str, SIZES[kind]) or not count.isdecimal() or int(count) == 0:
-            raise InputError(f"{path}: its field {name} has type {kind}, size {size} and count {count}, which PCD does "
-                             f"not know")
+            raise InputError(
+                f"{path}: its field {name} has type {kind}, size {size} and count {count}, which PCD does not know"
+            )
         fields.append(Field(name, f"<{KINDS[kind]}{size}", int(count)))
     for name in "xyz":
         if [field.count for field in fields if field.name == name] != [1]:
@@ -148,8 +151,9 @@ def _binary(path: Path, body: bytes, fields: list[Field], points: int) -> dict[s
     """Rows, one point after the other."""
     size = sum(field.size for field in fields)
     if len(body) != points * size:
-        raise InputError(f"{path} is damaged: its header promises {points} points of {size} bytes, {len(body)} bytes "
-                         f"follow")
+        raise InputError(
+            f"{path} is damaged: its header promises {points} points of {size} bytes, {len(body)} bytes follow"
+        )
     rows = np.frombuffer(body, np.uint8).reshape(points, size)
     columns, start = {}, 0
     for field in fields:
@@ -165,8 +169,9 @@ def _compressed(path: Path, body: bytes, fields: list[Field], points: int) -> di
     if len(body) < 8 or len(body) - 8 < packed:
         raise InputError(f"{path} is cut short: {packed} compressed bytes are promised, {max(len(body) - 8, 0)} follow")
     if unpacked != size:
-        raise InputError(f"{path} is damaged: its header promises {size} bytes of points, its compressed body "
-                         f"{unpacked}")
+        raise InputError(
+            f"{path} is damaged: its header promises {size} bytes of points, its compressed body {unpacked}"
+        )
     try:
         content = decompress_lzf(body[8 : 8 + packed], size)
     except ValueError as error:

@@ -10,9 +10,22 @@ from lib.clouds.text import body_lines, parse_table
 from lib.errors import InputError
 
 TYPES = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
-    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-    "double": "f8", "float64": "f8",
+    "char": "i1",
+    "int8": "i1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "uint": "u4",
+    "uint32": "u4",
+    "float": "f4",
+    "float32": "f4",
+    "double": "f8",
+    "float64": "f8",
 }
 ORDERS = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}
 LONGEST_HEADER = 1 << 16  # bytes
@@ -54,13 +67,17 @@ def read_ply(path: Path) -> np.ndarray:
         return _ascii(path, content, start, vertex, sum(element.count for element in before), is_last)
     rows = [element.dtype(order) for element in (*before, vertex)]
     if None in rows:
-        raise InputError(f"{path} has a list before the end of its vertices, which makes their place unknown: export "
-                         f"the points alone")
+        raise InputError(
+            f"{path} has a list before the end of its vertices, which makes their place unknown: export "
+            f"the points alone"
+        )
     start += sum(element.count * row.itemsize for element, row in zip(before, rows[:-1], strict=True))
     needed, present = vertex.count * rows[-1].itemsize, len(content) - start
     if present < needed or (is_last and present > needed):
-        raise InputError(f"{path} is damaged: its header promises {vertex.count} points of {rows[-1].itemsize} bytes, "
-                         f"{max(present, 0)} bytes follow")
+        raise InputError(
+            f"{path} is damaged: its header promises {vertex.count} points of {rows[-1].itemsize} bytes, "
+            f"{max(present, 0)} bytes follow"
+        )
     table = np.frombuffer(content, rows[-1], vertex.count, offset=start)
     exact = any(kinds[name] in ("f8", "i4", "u4") for name in "xyz")
     return np.stack([table[name] for name in "xyz"], axis=1).astype(np.float64 if exact else np.float32)
@@ -69,13 +86,18 @@ def read_ply(path: Path) -> np.ndarray:
 def flow_ply(source: np.ndarray, flow: np.ndarray) -> bytes:
     """A binary PLY file of points (N, 3) with the vectors flow (N, 3) in nx ny nz and their lengths in quality."""
     kind, word = ("<f8", "double") if source.dtype == np.float64 else ("<f4", "float")
-    table = np.empty(len(source), [(name, kind) for name in "xyz"] + [(f"n{name}", "<f4") for name in "xyz"]
-                     + [("quality", "<f4")])
+    table = np.empty(
+        len(source), [(name, kind) for name in "xyz"] + [(f"n{name}", "<f4") for name in "xyz"] + [("quality", "<f4")]
+    )
     for k, name in enumerate("xyz"):
         table[name], table[f"n{name}"] = source[:, k], flow[:, k]
     table["quality"] = np.linalg.norm(flow, axis=1)
-    header = ["ply", "format binary_little_endian 1.0", "comment nx ny nz: motion of the point, quality: its length",
-              f"element vertex {len(source)}"]
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        "comment nx ny nz: motion of the point, quality: its length",
+        f"element vertex {len(source)}",
+    ]
     header += [f"property {word} {name}" for name in "xyz"]
     header += [f"property float {name}" for name in ("nx", "ny", "nz", "quality")]
     return ("\n".join([*header, "end_header"]) + "\n").encode() + table.tobytes()

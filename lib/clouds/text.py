@@ -21,8 +21,11 @@ def read_text(path: Path) -> np.ndarray:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file; its ending says it is one") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1)
-                if line.strip() and not line.lstrip().startswith(COMMENTS)]
+    numbered = [
+        (number, line)
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.lstrip().startswith(COMMENTS)
+    ]
     if not numbered:
         raise InputError(f"{path} holds no points")
     separator = next((s for s in SEPARATORS if s in numbered[0][1]), None)
@@ -50,8 +53,9 @@ def body_lines(path: Path, content: bytes, start: int) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(lines, first) if line.strip()]
 
 
-def parse_table(path: Path, numbered: Sequence[tuple[int, str]], columns: Sequence[int], width: int,
-                separator: str | None = None) -> np.ndarray:
+def parse_table(
+    path: Path, numbered: Sequence[tuple[int, str]], columns: Sequence[int], width: int, separator: str | None = None
+) -> np.ndarray:
     """Three columns of the lines [(line number in the file, text)] as (N, 3) float64.
 
     width: how many columns each line must have; separator None is white space. Raises InputError that names the first

@@ -16,8 +16,12 @@ from lib.errors import InputError
 METRICS = ("EPE3D", "ACC3DS", "ACC3DR", "Outliers3D", "EPE2D", "ACC2D")
 
 
-def scene_flow_metrics(predicted: torch.Tensor | np.ndarray, flow: torch.Tensor | np.ndarray,
-                       xyz1: torch.Tensor | np.ndarray, camera: Camera) -> dict[str, float]:
+def scene_flow_metrics(
+    predicted: torch.Tensor | np.ndarray,
+    flow: torch.Tensor | np.ndarray,
+    xyz1: torch.Tensor | np.ndarray,
+    camera: Camera,
+) -> dict[str, float]:
     """All six metrics of one scene.
 
     predicted, flow, xyz1: (N, 3) in metres, x left, y up, z forward; the predicted flow, the true one, and the points
@@ -30,8 +34,10 @@ def scene_flow_metrics(predicted: torch.Tensor | np.ndarray, flow: torch.Tensor 
     """
     predicted, flow, xyz1 = (torch.as_tensor(a).detach().to("cpu", torch.float64) for a in (predicted, flow, xyz1))
     if xyz1.ndim != 2 or xyz1.shape[1] != 3 or len(xyz1) == 0 or not predicted.shape == flow.shape == xyz1.shape:
-        raise InputError(f"metrics need three arrays (N, 3) with N > 0; got predicted {tuple(predicted.shape)}, "
-                         f"flow {tuple(flow.shape)}, xyz1 {tuple(xyz1.shape)}")
+        raise InputError(
+            f"metrics need three arrays (N, 3) with N > 0; got predicted {tuple(predicted.shape)}, "
+            f"flow {tuple(flow.shape)}, xyz1 {tuple(xyz1.shape)}"
+        )
     error = (predicted - flow).norm(dim=1)  # (N,)
     relative = error / (flow.norm(dim=1) + 1e-4)
 

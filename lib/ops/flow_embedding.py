@@ -29,8 +29,11 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
 
     Raises InputError for shapes, dtypes or devices that do not go together.
     """
-    if query.dim() != 3 or support.dim() != 3 or weight.shape != (len(bias), query.shape[2]) or (
-        support.shape[2] != query.shape[2] or query.shape[:2] != index.shape[:2] or index.shape[2] == 0
+    if (
+        query.dim() != 3
+        or support.dim() != 3
+        or weight.shape != (len(bias), query.shape[2])
+        or (support.shape[2] != query.shape[2] or query.shape[:2] != index.shape[:2] or index.shape[2] == 0)
     ):
         raise InputError(
             f"flow_embedding: query {tuple(query.shape)} must be (B, N, C), support {tuple(support.shape)} (B, M, C), "

@@ -78,9 +78,7 @@ def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     return _WeightedSum.apply(values, index, weights)
 
 
-def append_weighted_sum(
-    features: Tensor, values: Tensor, index: Tensor, weights: Tensor, slope: float = 1.0
-) -> Tensor:
+def append_weighted_sum(features: Tensor, values: Tensor, index: Tensor, weights: Tensor, slope: float = 1.0) -> Tensor:
     """[features, LeakyReLU(``weighted_sum`` (values, index, weights))]: features (B, N, F) -> (B, N, F + C).
 
     slope: of the LeakyReLU; 1: none. Outside of autograd, on a CPU, one pass does it all. Differentiable in all but the

@@ -96,9 +96,7 @@ def _linear(values, packed, bias, slope, out, start, stop):
                 row[c] = max(value, slope * value)  # LeakyReLU, as the slope is at most 1
 
 
-def add_linear(
-    values: Tensor, points: Tensor, weight: Tensor, bias: Tensor | None = None, sign: float = 1.0
-) -> Tensor:
+def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor | None = None, sign: float = 1.0) -> Tensor:
     """values + sign * points weight^T + bias: values (B, N, C), points (B, N, 3) in metres, weight (C, 3), bias (C).
 
     Points and their product keep their full precision under autocast. Outside of autograd, on a CPU, one pass does it

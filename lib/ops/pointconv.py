@@ -100,8 +100,16 @@ def aggregate_forward(
 
 @compiled()
 def aggregate_backward(
-    offsets: np.ndarray, table: np.ndarray, rows: np.ndarray, kernel: np.ndarray, grad_out: np.ndarray,
-    grad_offsets: np.ndarray, grad_kernel: np.ndarray, grad_table: np.ndarray, start: int, stop: int,
+    offsets: np.ndarray,
+    table: np.ndarray,
+    rows: np.ndarray,
+    kernel: np.ndarray,
+    grad_out: np.ndarray,
+    grad_offsets: np.ndarray,
+    grad_kernel: np.ndarray,
+    grad_table: np.ndarray,
+    start: int,
+    stop: int,
 ) -> None:
     """grad_out (stop - start, 3 + C, 16) of the queries start..stop; grad_table is added to, the others are written."""
     inputs = np.empty((rows.shape[1], 3 + table.shape[1]), table.dtype)

@@ -20,8 +20,16 @@ from lib.ops.weight_net import check_layers, weight_net_forward
 
 
 def pointconv_layer(
-    offset: Tensor, features: Tensor, index: Tensor, layers: list[Tensor], matrix: Tensor, bias: Tensor, slope: float,
-    norm: tuple[Tensor, ...] = (), eps: float = 0.0, then: Sequence[Layer] = (),
+    offset: Tensor,
+    features: Tensor,
+    index: Tensor,
+    layers: list[Tensor],
+    matrix: Tensor,
+    bias: Tensor,
+    slope: float,
+    norm: tuple[Tensor, ...] = (),
+    eps: float = 0.0,
+    then: Sequence[Layer] = (),
 ) -> list[Tensor]:
     """LeakyReLU(norm(matrix A + bias)), A = ``pointconv_aggregate`` with the weights ``weight_net`` (offset).
 
@@ -85,8 +93,23 @@ def _arranged(matrix: Tensor, bias: Tensor, *others: Tensor, eps: float) -> tupl
 
 @compiled(fastmath={"contract"})
 def _layer(
-    offsets, table, rows, weight1, bias1, weight2, bias2, weight3, bias3, packed, scale, shift, slope, out, step,
-    start, stop,
+    offsets,
+    table,
+    rows,
+    weight1,
+    bias1,
+    weight2,
+    bias2,
+    weight3,
+    bias3,
+    packed,
+    scale,
+    shift,
+    slope,
+    out,
+    step,
+    start,
+    stop,
 ):
     neighbours = rows.shape[1]
     points = offsets.reshape(-1, 3)

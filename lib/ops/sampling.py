@@ -15,6 +15,7 @@ from lib.ops.threads import run_side_by_side
 LANES = 8
 BOX = 4 * LANES  # points; as many as in the boxes of most searches, which then take those that are there
 
+
 def furthest_point_sample(xyz: Tensor, count: int) -> Tensor:
     """Spreads ``count`` samples over each cloud: every pick is the point furthest from the picks before it.
 

@@ -109,8 +109,16 @@ def _hidden(points, matrix1, matrix2, offsets, first, second):
 
 @compiled()
 def weight_net_forward(
-    points: np.ndarray, weight1: np.ndarray, bias1: np.ndarray, weight2: np.ndarray, bias2: np.ndarray,
-    weight3: np.ndarray, bias3: np.ndarray, out: np.ndarray, start: int, stop: int,
+    points: np.ndarray,
+    weight1: np.ndarray,
+    bias1: np.ndarray,
+    weight2: np.ndarray,
+    bias2: np.ndarray,
+    weight3: np.ndarray,
+    bias3: np.ndarray,
+    out: np.ndarray,
+    start: int,
+    stop: int,
 ) -> None:
     """The offsets start..stop of points (R, D_0) into out (stop - start, 16)."""
     matrix1, matrix2, matrix3 = _matrix(weight1, bias1), _matrix(weight2, bias2), _matrix(weight3, bias3)
@@ -137,8 +145,23 @@ def _before_relu(grad, out, grad_bias):
 
 @compiled()
 def _backward(
-    points, weight1, bias1, weight2, bias2, weight3, bias3, grad_out, grad_points,
-    grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_weight3, grad_bias3, start, stop,
+    points,
+    weight1,
+    bias1,
+    weight2,
+    bias2,
+    weight3,
+    bias3,
+    grad_out,
+    grad_points,
+    grad_weight1,
+    grad_bias1,
+    grad_weight2,
+    grad_bias2,
+    grad_weight3,
+    grad_bias3,
+    start,
+    stop,
 ):
     matrix1, matrix2, matrix3 = _matrix(weight1, bias1), _matrix(weight2, bias2), _matrix(weight3, bias3)
     offsets = np.ones((len(matrix1), BLOCK), points.dtype)

@@ -35,14 +35,17 @@ def consecutive_pairs(folder: Path, out: Path) -> list[Job]:
         raise InputError(f"--batch {folder}: no such folder")
     if out.resolve() == folder.resolve():
         raise InputError(f"--out {out}: the flows need a folder of their own, not that of the frames")
-    frames = sorted(path for path in folder.iterdir()
-                    if path.suffix.lower() in READERS and not path.name.startswith("."))
+    frames = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in READERS and not path.name.startswith(".")
+    )
     endings = sorted({path.suffix for path in frames})
     if len(endings) > 1:
         raise InputError(f"--batch {folder}: it holds {', '.join(endings)} files; a sequence has one ending only")
     if len(frames) < 2:
-        raise InputError(f"--batch {folder}: it holds {len(frames)} cloud(s), a sequence needs at least 2; the formats "
-                         f"are {', '.join(READERS)}")
+        raise InputError(
+            f"--batch {folder}: it holds {len(frames)} cloud(s), a sequence needs at least 2; the formats "
+            f"are {', '.join(READERS)}"
+        )
     return [Job(first, second, out / f"{first.stem}.npz") for first, second in itertools.pairwise(frames)]
 
 
@@ -59,8 +62,9 @@ def check_results(out: Path, settings: dict[str, Any]) -> None:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{note} is damaged: choose another folder with --out") from None
     if changed:
-        raise InputError(f"--out {out}: its flows were made with another {' and another '.join(changed)}; choose "
-                         f"another folder")
+        raise InputError(
+            f"--out {out}: its flows were made with another {' and another '.join(changed)}; choose another folder"
+        )
 
 
 def note_settings(out: Path, settings: dict[str, Any]) -> None:

@@ -52,8 +52,10 @@ def charts(*drawings: Callable[[Axes], None], columns: int = 3, height: float = 
 
 def bars(axes: Axes, edges: list[float], values: list[float], colour: str = BLUE) -> None:
     """Bars of equal width for the bins between ``edges``, whose ends may be infinite. NaN draws no bar."""
-    names = [f"≥ {low:g}" if high == math.inf else f"< {high:g}" if low == -math.inf else f"{low:g}–{high:g}"
-             for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    names = [
+        f"≥ {low:g}" if high == math.inf else f"< {high:g}" if low == -math.inf else f"{low:g}–{high:g}"
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
     axes.bar(names, values, color=colour, width=0.85)
     axes.tick_params(axis="x", labelrotation=45 if sum(map(len, names)) > 40 else 0, length=0)
     axes.grid(axis="x", visible=False)

@@ -57,8 +57,10 @@ def note(text: str) -> str:
 
 def tiles(numbers: Iterable[tuple[str, str]]) -> str:
     """The main numbers in large type: (name, value with its unit)."""
-    cells = (f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
-             for name, value in numbers)
+    cells = (
+        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
+        for name, value in numbers
+    )
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 

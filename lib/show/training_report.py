@@ -31,24 +31,43 @@ def training_report(
     flags, where = config["flags"], config["provenance"]
     terms = [term for term in last["train"] if all(term in record["train"] for record in records)]
     losses = charts(*(_curve(records, "train", term, BLUE, "") for term in terms))
-    scores = charts(*(_curve(records, "validation", metric, GREEN, units[metric], best["step"])
-                      for metric in last["validation"]))
+    scores = charts(
+        *(_curve(records, "validation", metric, GREEN, units[metric], best["step"]) for metric in last["validation"])
+    )
     facts = [("command", where["command"]), ("time", where["time"]), ("git commit", where["git"])]
-    facts += [(kind, ", ".join(f"{key}: {value}" for key, value in where[kind].items() if value))
-              for kind in ("versions", "machine")]
+    facts += [
+        (kind, ", ".join(f"{key}: {value}" for key, value in where[kind].items() if value))
+        for kind in ("versions", "machine")
+    ]
     resumed = [again["provenance"] for again in config["resumed"]]
     facts += [(f"resumed, {again['time']}", again["command"]) for again in resumed]
     head = ["step", "epoch", "learning rate", *terms, *last["validation"], ""]
-    rows = [(record["step"], f"{record['epoch']:g}", f"{record['lr']:.3g}",
-             *(f"{record['train'][term]:.4f}" for term in terms),
-             *(f"{value:.4f}" for value in record["validation"].values()),
-             "best" if record["best"] else "") for record in records]
+    rows = [
+        (
+            record["step"],
+            f"{record['epoch']:g}",
+            f"{record['lr']:.3g}",
+            *(f"{record['train'][term]:.4f}" for term in terms),
+            *(f"{value:.4f}" for value in record["validation"].values()),
+            "best" if record["best"] else "",
+        )
+        for record in records
+    ]
     sections = [
-        section(f"Best checkpoint, step {best['step']:,}", tiles(numbers), note(
-            f"On the validation part, held out of the training scenes; {best_metric} chose the step.")),
+        section(
+            f"Best checkpoint, step {best['step']:,}",
+            tiles(numbers),
+            note(f"On the validation part, held out of the training scenes; {best_metric} chose the step."),
+        ),
         section("The run", tiles(run)),
-        section("Training losses", losses, note("Means over the steps since the evaluation before. \"loss\" is what is "
-                                                "minimised; its terms stand without their weights.")),
+        section(
+            "Training losses",
+            losses,
+            note(
+                'Means over the steps since the evaluation before. "loss" is what is '
+                "minimised; its terms stand without their weights."
+            ),
+        ),
         section("Validation", scores, note("The dashed line is the best checkpoint.")),
         section("Learning rate and pace", charts(_rate(records), _pace(records))),
         section("Settings", table((f"--{flag.replace('_', '-')}", value) for flag, value in flags.items())),
@@ -85,8 +104,10 @@ def _rate(records: list[dict[str, Any]]) -> Curve:
 def _pace(records: list[dict[str, Any]]) -> Curve:
     def draw(axes: Axes) -> None:
         before = [0, *(record["step"] for record in records[:-1])]
-        pace = [(record["step"] - start) / max(record["seconds"], 1e-3)
-                for record, start in zip(records, before, strict=True)]
+        pace = [
+            (record["step"] - start) / max(record["seconds"], 1e-3)
+            for record, start in zip(records, before, strict=True)
+        ]
         axes.step([record["step"] for record in records], pace, where="pre", color=ORANGE)
         axes.set(title="steps a second, with the evaluation", xlabel="step", ylim=(0, None))
 

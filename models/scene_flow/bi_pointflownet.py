@@ -167,9 +167,7 @@ class BiPointFlowNet(nn.Module):
         self.pyramid = FeaturePyramid(widths)
         above = (*w[1:4], w[4])  # what is brought up to level l: f'_{l + 1}, at level 3 f_4
         self.context = nn.ModuleList(SharedMLP(above[level], g[level]) for level in range(4))
-        self.embedding = nn.ModuleList(
-            BidirectionalFlowEmbedding(w[level] + g[level], w[level]) for level in range(4)
-        )
+        self.embedding = nn.ModuleList(BidirectionalFlowEmbedding(w[level] + g[level], w[level]) for level in range(4))
         self.predictor = nn.ModuleList(
             FlowPredictor(2 * w[level] + (features if level < 3 else 0), widths.predictor) for level in range(4)
         )

@@ -64,9 +64,7 @@ class WeightNet(nn.Sequential):
     """Offsets to neighbours (..., 3) in metres -> weights (..., 16), >= 0 (PointConv, Wu et al. 2019)."""
 
     def __init__(self) -> None:
-        super().__init__(
-            nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, WEIGHTS), nn.ReLU()
-        )
+        super().__init__(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, WEIGHTS), nn.ReLU())
 
     def layers(self) -> list[Tensor]:
         """Weight and bias of each linear layer in turn."""
@@ -94,7 +92,12 @@ class PointConvAggregation(nn.Module):
         return ops.pointconv_net(offset, features, index, layers, self.linear.weight, self.linear.bias)
 
     def whole_layer(
-        self, offset: Tensor, features: Tensor, index: Tensor, *norm: Tensor, eps: float = 0.0,
+        self,
+        offset: Tensor,
+        features: Tensor,
+        index: Tensor,
+        *norm: Tensor,
+        eps: float = 0.0,
         then: Sequence[ops.Layer] = (),
     ) -> list[Tensor]:
         """LeakyReLU(0.1) of the normalised linear layer in one; see ``ops.pointconv_layer``."""
@@ -123,9 +126,7 @@ class PointConv(PointConvAggregation):
     def forward(self, offset: Tensor, features: Tensor, index: Tensor) -> Tensor:
         return self.followed_by([], offset, features, index)[0]
 
-    def followed_by(
-        self, layers: Sequence[ops.Layer], offset: Tensor, features: Tensor, index: Tensor
-    ) -> list[Tensor]:
+    def followed_by(self, layers: Sequence[ops.Layer], offset: Tensor, features: Tensor, index: Tensor) -> list[Tensor]:
         """Its output and those of the layers of an ``ops.mlp`` behind it: (B, N, out), (B, N, D_i)."""
         if not self.training and ops.runs_inference(offset, features, self.linear.weight):
             norm = self.norm

@@ -415,10 +415,17 @@ def test_pointdistiller_graph_layer_is_that_of_the_concatenated_edges():
     layer = build("pointdistiller").student_graph
     features, kept = normal(2, 9, 4), torch.tensor([[3, 1], [0, 8]])
     near = torch.tensor([[[3, 2, 5], [1, 0, 4]], [[0, 6, 7], [8, 1, 2]]])
-    edges = torch.stack([
-        torch.stack([torch.stack([torch.cat([features[b, j], features[b, i]]) for j in near[b, n]])
-                     for n, i in enumerate(kept[b])]) for b in range(2)
-    ])  # (B, n, K, 2C)
+    edges = torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.stack([torch.cat([features[b, j], features[b, i]]) for j in near[b, n]])
+                    for n, i in enumerate(kept[b])
+                ]
+            )
+            for b in range(2)
+        ]
+    )  # (B, n, K, 2C)
     weight = torch.cat([layer.neighbour.weight, layer.centre.weight], 1)
     values = (edges @ weight.t()).flatten(0, 2)
     values = (values - values.mean(0)) / (values.var(0, unbiased=False) + layer.norm.eps).sqrt()

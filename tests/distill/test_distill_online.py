@@ -58,9 +58,11 @@ def method(target: str = "linear") -> OnlineDistillation:
 def context(seed: int = 0, same: bool = False) -> DistillationContext:
     sizes = (12, 6, 4, 2)
     first = [normal(2, n, 3, seed=seed + n).requires_grad_() for n in sizes]
-    second = [flow.detach().clone().requires_grad_() for flow in first] if same else [
-        normal(2, n, 3, seed=seed + 50 + n).requires_grad_() for n in sizes
-    ]
+    second = (
+        [flow.detach().clone().requires_grad_() for flow in first]
+        if same
+        else [normal(2, n, 3, seed=seed + 50 + n).requires_grad_() for n in sizes]
+    )
     targets = [normal(2, n, 3, seed=seed + 100 + n) for n in sizes]
     return DistillationContext(Prediction(first), targets=targets, peer=Prediction(second))
 

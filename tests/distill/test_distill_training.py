@@ -36,7 +36,15 @@ def teacher(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def flags(data, teacher) -> list[str]:
     return [
-        *TINY, "--data-root", str(data), "--teacher", str(teacher), "--student", "tiny", "--batch-size", "2",
+        *TINY,
+        "--data-root",
+        str(data),
+        "--teacher",
+        str(teacher),
+        "--student",
+        "tiny",
+        "--batch-size",
+        "2",
     ]
 
 
@@ -319,8 +327,24 @@ def test_adapters_do_not_move_the_start_of_the_student(flags, tmp_path):
 def test_every_term_is_logged_and_the_saved_student_is_without_adapters(flags, tmp_path):
     assert train_student.main([*flags, "--distill", ALL, "--steps", "2", "--out", str(tmp_path)]) == 0
     assert set(log_lines(tmp_path)[0]["train"]) == {
-        "loss", "loss_gt", "loss_kd", "hint", "multiscale", "pkd", "semckd", "rkd", "rkd_distance", "rkd_angle",
-        "rkd_flow", "pointdistiller", "self", "self_flow", "self_feature", "online", "online_student", "online_peer",
+        "loss",
+        "loss_gt",
+        "loss_kd",
+        "hint",
+        "multiscale",
+        "pkd",
+        "semckd",
+        "rkd",
+        "rkd_distance",
+        "rkd_angle",
+        "rkd_flow",
+        "pointdistiller",
+        "self",
+        "self_flow",
+        "self_feature",
+        "online",
+        "online_student",
+        "online_peer",
         "online_peer_gt",
     }
     best, last = load(tmp_path / "best.pt"), load(tmp_path / "last.pt")

@@ -29,8 +29,9 @@ def test_every_kernel_compiles_without_a_warning_or_a_spill(source, arch):
     assert "warning" not in messages.lower(), messages
     spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", messages)
     assert len(spilled) >= len(binaries) and set(spilled) == {("0", "0")}, messages
-    assert all(binary.code.startswith(b"\x7fELF") and binary.symbol.encode() in binary.code
-               for binary in binaries.values())
+    assert all(
+        binary.code.startswith(b"\x7fELF") and binary.symbol.encode() in binary.code for binary in binaries.values()
+    )
 
 
 def test_the_table_names_every_source():
@@ -62,8 +63,17 @@ def test_a_kernel_is_compiled_once(compilations):
     assert len(list(program.cache_folder().iterdir())) == 1  # no temporary file is left
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"", lambda b: b"{}\n", lambda b: b"\xff" + b[1:],
-                                    lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"[]\n" + b])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[:-9],
+        lambda b: b"",
+        lambda b: b"{}\n",
+        lambda b: b"\xff" + b[1:],
+        lambda b: b[:-1] + bytes([b[-1] ^ 1]),
+        lambda b: b"[]\n" + b,
+    ],
+)
 def test_a_damaged_cache_entry_is_compiled_again(compilations, damage):
     good = program.cached_binary(*GATHER)
     (path,) = program.cache_folder().iterdir()
@@ -74,8 +84,11 @@ def test_a_damaged_cache_entry_is_compiled_again(compilations, damage):
 
 
 def test_the_key_covers_kernel_architecture_compiler_and_sources(tmp_path, monkeypatch):
-    keys = {program._key(*GATHER), program._key("gather", "gather<double>", "sm_90"),
-            program._key("gather", "gather<float>", "sm_80")}
+    keys = {
+        program._key(*GATHER),
+        program._key("gather", "gather<double>", "sm_90"),
+        program._key("gather", "gather<float>", "sm_80"),
+    }
     monkeypatch.setattr(program, "nvrtc_version", lambda: "99.0")
     keys.add(program._key(*GATHER))
     for changed in ("gather.cu", program.HEADER):
@@ -118,10 +131,13 @@ def without(monkeypatch, module: str) -> None:
 INSTALL = "pip install cuda-core nvidia-cuda-nvrtc, or choose --ops reference"
 
 
-@pytest.mark.parametrize(("module", "message"), [
-    ("cuda.core", "ops: the CUDA kernels need the package cuda-core: " + INSTALL),
-    ("cuda.bindings", "ops: the CUDA kernels need NVRTC, package nvidia-cuda-nvrtc: " + INSTALL),
-])
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("cuda.core", "ops: the CUDA kernels need the package cuda-core: " + INSTALL),
+        ("cuda.bindings", "ops: the CUDA kernels need NVRTC, package nvidia-cuda-nvrtc: " + INSTALL),
+    ],
+)
 def test_missing_packages_are_named(monkeypatch, module, message):
     without(monkeypatch, module)
     with pytest.raises(InputError) as error:

@@ -145,8 +145,12 @@ def wide_cases(neighbours: int, channels: int, outputs: int) -> dict:
             lambda v, w, op: op.weighted_sum(v, index.to(v.device), w),
         ),
         "pointconv_net": (
-            [normal(2, 35, neighbours, 3), normal(2, 33, channels), *weight_net_layers(),
-             normal(outputs, (3 + channels) * 16)],
+            [
+                normal(2, 35, neighbours, 3),
+                normal(2, 33, channels),
+                *weight_net_layers(),
+                normal(outputs, (3 + channels) * 16),
+            ],
             lambda o, f, *rest: rest[-1].pointconv_net(
                 o, f, index.to(o.device), rest[:6], rest[6], rest[6].new_zeros(outputs)
             ),
@@ -281,9 +285,7 @@ def operations() -> dict:
         OPS.inverse_distance_weights: leaves(query.clone(), support.clone(), index),
         OPS.inverse_distance_backward: (query, support, index, normal(2, 5, 3)),
         OPS.pointconv: (*leaves(offset, far.detach().clone(), index), leaves(*weight_net_layers())),
-        OPS.pointconv_backward: (
-            offset.detach(), far.detach(), index, weight_net_layers(), normal(2, 5, 7 * 16)
-        ),
+        OPS.pointconv_backward: (offset.detach(), far.detach(), index, weight_net_layers(), normal(2, 5, 7 * 16)),
         OPS.flow_embedding: leaves(rows.clone(), far.detach().clone(), index, weight.clone(), normal(6)),
         OPS.flow_embedding_edges: (rows, far.detach(), index, weight, winner, normal(2, 5, 6)),
         OPS.flow_embedding_matrix: (rows, far.detach(), index, winner, normal(2, 5, 6)),
@@ -326,8 +328,9 @@ def test_clouds_of_2_to_the_31_points_are_refused():
 
 def test_shapes_of_sampling_launches():
     """Clusters spread few clouds over the whole GPU; every launch fits its table of warps and its registers."""
-    for machine, clouds, points in product((HOPPER, TURING, SMALL, Hardware(120, 170)), (1, 2, 16, 40), (1, 600, 2048,
-                                           8192, 70000)):
+    for machine, clouds, points in product(
+        (HOPPER, TURING, SMALL, Hardware(120, 170)), (1, 2, 16, 40), (1, 600, 2048, 8192, 70000)
+    ):
         xyz = torch.empty(clouds, points, 3, device="meta")
         made = sampling_launch(xyz, torch.empty(clouds, 1, device="meta"), machine)
         assert made.kernel in program.KERNELS[made.source]

@@ -319,13 +319,18 @@ def test_compiled_by_torch():
     torch.testing.assert_close(*grads)
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda x: ops.knn(x * float("nan"), x, 1), r"knn: query \(2, 8, 3\) holds NaN or infinite coordinates"),
-    (lambda x: ops.knn(x, x.cpu(), 1),
-     r"knn: query \(2, 8, 3\) is on cuda:0 but support \(2, 8, 3\) on cpu: move one"),
-    (lambda x: ops.knn(x, x, 9), "knn: 9 neighbours asked of 8 points"),
-    (lambda x: ops.gather(x, torch.zeros(2, 3, dtype=torch.int64)), "gather: index .* does not go with"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ops.knn(x * float("nan"), x, 1), r"knn: query \(2, 8, 3\) holds NaN or infinite coordinates"),
+        (
+            lambda x: ops.knn(x, x.cpu(), 1),
+            r"knn: query \(2, 8, 3\) is on cuda:0 but support \(2, 8, 3\) on cpu: move one",
+        ),
+        (lambda x: ops.knn(x, x, 9), "knn: 9 neighbours asked of 8 points"),
+        (lambda x: ops.gather(x, torch.zeros(2, 3, dtype=torch.int64)), "gather: index .* does not go with"),
+    ],
+)
 def test_wrong_arguments(call, message):
     with pytest.raises(InputError, match=message):
         call(uniform_cloud(2, 8).cuda())
@@ -333,8 +338,10 @@ def test_wrong_arguments(call, message):
 
 def test_an_index_outside_its_cloud_stops_the_kernel():
     """In a process of its own: nothing more runs on a GPU after it."""
-    code = ("import torch; from lib import ops; v = torch.zeros(1, 4, 3, device='cuda'); "
-            "ops.gather(v, torch.full((1, 2), 4, device='cuda')); torch.cuda.synchronize()")
+    code = (
+        "import torch; from lib import ops; v = torch.zeros(1, 4, 3, device='cuda'); "
+        "ops.gather(v, torch.full((1, 2), 4, device='cuda')); torch.cuda.synchronize()"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "CUDA error" in done.stderr
 

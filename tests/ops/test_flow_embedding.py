@@ -1,6 +1,5 @@
 """The fused loop of the flow embedding on a CPU: every edge of its blocks and vectors."""
 
-
 import pytest
 import torch
 
@@ -9,8 +8,15 @@ from lib.ops import reference
 
 # Queries and points, neighbours, channels in and out: about the blocks of neighbours and the vectors of channels.
 SIZES = [
-    (13, 11, 9, 3, 16), (5, 7, 1, 3, 7), (30, 40, 32, 16, 16), (9, 9, 8, 32, 48), (9, 9, 5, 64, 64),
-    (9, 40, 33, 17, 33), (4, 50, 17, 128, 32), (3, 9, 7, 15, 1), (0, 5, 4, 16, 16),
+    (13, 11, 9, 3, 16),
+    (5, 7, 1, 3, 7),
+    (30, 40, 32, 16, 16),
+    (9, 9, 8, 32, 48),
+    (9, 9, 5, 64, 64),
+    (9, 40, 33, 17, 33),
+    (4, 50, 17, 128, 32),
+    (3, 9, 7, 15, 1),
+    (0, 5, 4, 16, 16),
 ]
 
 

@@ -321,8 +321,16 @@ def test_autocast_keeps_offsets_in_full_precision():
 
 def test_every_public_operation_has_a_twin_of_the_same_signature():
     for name in (
-        "furthest_point_sample", "knn", "gather", "inverse_distance_weights", "weighted_sum", "pointconv_aggregate",
-        "flow_embedding", "pointconv_linear", "pointconv_net", "weight_net",
+        "furthest_point_sample",
+        "knn",
+        "gather",
+        "inverse_distance_weights",
+        "weighted_sum",
+        "pointconv_aggregate",
+        "flow_embedding",
+        "pointconv_linear",
+        "pointconv_net",
+        "weight_net",
     ):
         assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(reference, name))
 
@@ -394,10 +402,14 @@ BAD = [
         lambda: ops.gather(XYZ, INDEX + 8),
         "gather: index (2, 32, 1) holds 8 to 8, and the points of a cloud are 0 to 7",
     ),
-    (lambda: ops.gather(XYZ, INDEX.int()), "gather: index must be int64 of 2 or more dimensions, got "
-     "torch.int32 of shape (2, 8, 4)"),
-    (lambda: ops.gather(XYZ, INDEX[:, 0, 0]), "gather: index must be int64 of 2 or more dimensions, got torch.int64 of "
-     "shape (2,)"),
+    (
+        lambda: ops.gather(XYZ, INDEX.int()),
+        "gather: index must be int64 of 2 or more dimensions, got torch.int32 of shape (2, 8, 4)",
+    ),
+    (
+        lambda: ops.gather(XYZ, INDEX[:, 0, 0]),
+        "gather: index must be int64 of 2 or more dimensions, got torch.int64 of shape (2,)",
+    ),
     (lambda: ops.gather(XYZ[:, :0], INDEX), "gather: index (2, 8, 4) points into empty clouds: (2, 0, 3)"),
     (
         lambda: ops.inverse_distance_weights(XYZ, XYZ[:, :0], INDEX),

@@ -54,6 +54,7 @@ def names(*arguments, **keywords):
 
 # ---- readers ----
 
+
 def test_ft3d_sign_rule_and_camera(ft3d_root):
     scene = open_scenes("ft3d", "test", ft3d_root)[1]
     pc1, pc2 = clouds(40, 1)
@@ -103,6 +104,7 @@ def test_names_open_no_file(ft3d_root):
 
 # ---- parts ----
 
+
 def test_ft3d_parts(ft3d_root):
     ids = [f"{k:07d}" for k in range(25)]
     assert names("ft3d", "train", ft3d_root) == ids[:23]
@@ -147,9 +149,11 @@ def test_validation_block(count, held_out):
 
 
 def test_count_warning_names_both_counts(ft3d_root, kitti_root):
-    for dataset, part, root, found, full in (("ft3d", "train", ft3d_root, 25, 19640),
-                                             ("ft3d", "test", ft3d_root, 3, 3824),
-                                             ("kitti", "all", kitti_root, 5, 200)):
+    for dataset, part, root, found, full in (
+        ("ft3d", "train", ft3d_root, 25, 19640),
+        ("ft3d", "test", ft3d_root, 3, 3824),
+        ("kitti", "all", kitti_root, 5, 200),
+    ):
         with pytest.warns(UserWarning, match=f"holds {found} scenes, the full set has {full}$"):
             open_scenes(dataset, part, root)
 
@@ -160,6 +164,7 @@ def test_table_of_data_sets():
 
 
 # ---- real frames ----
+
 
 def test_real_flyingthings(shared):
     root = shared / "data"
@@ -189,5 +194,7 @@ def test_real_kitti(shared):
 def test_real_kitti_has_no_test_frame(shared):
     with pytest.raises(InputError) as error:
         open_scenes("kitti", "test", shared / "data")
-    assert str(error.value) == ('none of the 42 KITTI frames of the test part (000113 to 000199) is there, '
-                                'only 000002, 000003: use --split all for every evaluated frame present')
+    assert str(error.value) == (
+        "none of the 42 KITTI frames of the test part (000113 to 000199) is there, "
+        "only 000002, 000003: use --split all for every evaluated frame present"
+    )

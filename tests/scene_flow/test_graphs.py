@@ -52,8 +52,13 @@ def recorder(monkeypatch):
             graphed._differ.copy_(again.indices1[1].all())
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, stand_in in {"CUDAGraph": Graph, "Stream": lambda device: stream, "stream": lambda s: nullcontext(),
-                           "current_stream": lambda device: stream, "graph": lambda g, stream: nullcontext()}.items():
+    for name, stand_in in {
+        "CUDAGraph": Graph,
+        "Stream": lambda device: stream,
+        "stream": lambda s: nullcontext(),
+        "current_stream": lambda device: stream,
+        "graph": lambda g, stream: nullcontext(),
+    }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     real = GraphedNetwork._capture
     monkeypatch.setattr(GraphedNetwork, "_capture", lambda self, *a: captures.append(self) or real(self, *a))

@@ -27,8 +27,11 @@ def reference(predicted, flow, xyz1, camera):
     for p, g, start in zip(predicted.tolist(), flow.tolist(), xyz1.tolist(), strict=True):
         e = math.dist(p, g)
         r = e / (math.hypot(*g) + 1e-4)
-        here, true, guess = pixel(start), pixel([a + b for a, b in zip(start, g, strict=True)]), \
-            pixel([a + b for a, b in zip(start, p, strict=True)])
+        here, true, guess = (
+            pixel(start),
+            pixel([a + b for a, b in zip(start, g, strict=True)]),
+            pixel([a + b for a, b in zip(start, p, strict=True)]),
+        )
         e2 = math.dist(guess, true)
         length = math.dist(true, here)
         sums["EPE3D"] += e
@@ -62,8 +65,9 @@ def test_by_hand():
     # e = 0, 0.07, 0.04, 0.4; r = 0, 0.07, 400, 0.2. At 10 m a metre is 105 px, at 21 m 50 px:
     # e2 = 0, 7.35, 4.2, 20 px; |g| = 105, 105, 0, 100 px, so e2 / |g| = 0, 0.07, huge, 0.2.
     got = scene_flow_metrics(flow + off, flow, xyz1, FLYINGTHINGS3D_CAMERA)
-    assert got == pytest.approx({"EPE3D": 0.51 / 4, "ACC3DS": 2 / 4, "ACC3DR": 3 / 4, "Outliers3D": 2 / 4,
-                                 "EPE2D": 31.55 / 4, "ACC2D": 1 / 4})
+    assert got == pytest.approx(
+        {"EPE3D": 0.51 / 4, "ACC3DS": 2 / 4, "ACC3DR": 3 / 4, "Outliers3D": 2 / 4, "EPE2D": 31.55 / 4, "ACC2D": 1 / 4}
+    )
 
 
 @pytest.mark.parametrize("name", CAMERAS)
@@ -95,24 +99,30 @@ def above(x):
 @pytest.mark.parametrize("metric,threshold", [("ACC3DS", 0.05), ("ACC3DR", 0.1)])
 def test_accuracy_threshold_on_e_is_strict(metric, threshold):
     def share(error):  # with no true flow, r = e / 1e-4 decides nothing
-        return scene_flow_metrics(np.array([[error, 0, 0]]), np.zeros((1, 3)), np.array([[0, 0, 10.0]]),
-                                  FLYINGTHINGS3D_CAMERA)[metric]
+        return scene_flow_metrics(
+            np.array([[error, 0, 0]]), np.zeros((1, 3)), np.array([[0, 0, 10.0]]), FLYINGTHINGS3D_CAMERA
+        )[metric]
+
     assert (share(below(threshold)), share(threshold), share(above(threshold))) == (1.0, 0.0, 0.0)
 
 
 def test_outlier_threshold_on_e_is_strict():
     def share(error):  # the true flow points along y, far longer than the error: r < 0.1
-        return scene_flow_metrics(np.array([[error, 8.0, 0.0]]), np.array([[0.0, 8.0, 0.0]]), np.array([[0, 0, 10.0]]),
-                                  FLYINGTHINGS3D_CAMERA)["Outliers3D"]
+        return scene_flow_metrics(
+            np.array([[error, 8.0, 0.0]]), np.array([[0.0, 8.0, 0.0]]), np.array([[0, 0, 10.0]]), FLYINGTHINGS3D_CAMERA
+        )["Outliers3D"]
+
     assert (share(0.3), share(above(0.3))) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("metric,threshold,inside",
-                         [("ACC3DS", 0.05, 1.0), ("ACC3DR", 0.1, 1.0), ("Outliers3D", 0.1, 0.0)])
+@pytest.mark.parametrize(
+    "metric,threshold,inside", [("ACC3DS", 0.05, 1.0), ("ACC3DR", 0.1, 1.0), ("Outliers3D", 0.1, 0.0)]
+)
 def test_relative_thresholds_count_the_epsilon(metric, threshold, inside):
     def share(length):
         flow = np.array([[length, 0.0, 0.0]])
         return scene_flow_metrics(flow + (0.0, 0.2, 0.0), flow, np.array([[0, 0, 10.0]]), FLYINGTHINGS3D_CAMERA)[metric]
+
     exact = 0.2 / threshold - 1e-4  # here r equals the threshold; without the epsilon it would be 0.2 / threshold
     assert share(exact + 1e-6) == inside
     assert share(exact - 1e-6) == 1.0 - inside
@@ -124,6 +134,7 @@ def test_image_threshold_is_strict_at_three_pixels():
     def share(error):
         predicted, start = np.array([[error, 0, 0]]), np.array([[0, 0, 16.0]])
         return scene_flow_metrics(predicted, np.zeros((1, 3)), start, camera)["ACC2D"]
+
     assert (share(below(0.75)), share(0.75)) == (1.0, 0.0)
 
 
@@ -146,8 +157,9 @@ def test_average_of_nothing_is_an_error():
         average([])
 
 
-@pytest.mark.parametrize("shapes", [((4, 3), (5, 3), (4, 3)), ((4, 3), (4, 3), (5, 3)), ((4, 2),) * 3, ((0, 3),) * 3,
-                                    ((1, 4, 3),) * 3])
+@pytest.mark.parametrize(
+    "shapes", [((4, 3), (5, 3), (4, 3)), ((4, 3), (4, 3), (5, 3)), ((4, 2),) * 3, ((0, 3),) * 3, ((1, 4, 3),) * 3]
+)
 def test_wrong_shapes(shapes):
     with pytest.raises(InputError, match="^metrics need three arrays"):
         scene_flow_metrics(*(np.zeros(shape) for shape in shapes), KITTI_CAMERA)

@@ -32,6 +32,7 @@ def clouds(n, seed=0, flow=1.0):
 
 # ---- draws ----
 
+
 def test_depth_filter_looks_at_both_clouds():
     pc1 = np.array([[0, 0, 34.9], [0, 0, 35], [0, 0, 30]], np.float32)
     pc2 = np.array([[0, 0, 34.9], [0, 0, 30], [0, 0, 36]], np.float32)
@@ -104,12 +105,14 @@ def test_evaluation_draw_depends_on_the_index_only():
 def test_draws_do_not_depend_on_workers(workers):
     pairs = FlowPairs(Scenes(*(clouds(300, k) for k in range(5))), 32, augment=True, seed=7)
     for indices in ([0, 1, 2, 3, 4], [(2, 4), (2, 0), (3, 1), (2, 3), (2, 2)]):
-        loader = torch.utils.data.DataLoader(pairs, batch_size=2, sampler=indices, collate_fn=collate,
-                                             num_workers=workers)
+        loader = torch.utils.data.DataLoader(
+            pairs, batch_size=2, sampler=indices, collate_fn=collate, num_workers=workers
+        )
         batches = list(loader)
         assert [b.xyz1.shape[0] for b in batches] == [2, 2, 1]
-        for tensors, index in zip(((b.xyz1[k], b.xyz2[k], b.flow[k]) for b in batches for k in range(len(b.names))),
-                                  indices, strict=True):
+        for tensors, index in zip(
+            ((b.xyz1[k], b.xyz2[k], b.flow[k]) for b in batches for k in range(len(b.names))), indices, strict=True
+        ):
             assert same(tensors, pairs[index])
 
 
@@ -132,6 +135,7 @@ def test_collate_keeps_names_and_cameras():
 
 
 # ---- augmentation ----
+
 
 def fit_affine(source, target):
     """matrix, shift of the exact affine map source -> target (row vectors)."""

@@ -34,24 +34,30 @@ def call(*arguments):
 
 # ---- readers: each writer puts a cloud into a file, which must come back ----
 
+
 def ply(order):
     """By hand: a comment that names the end, a camera element before the vertices, a colour after z, faces behind."""
+
     def write(path, points):
         rows = np.zeros(len(points), [(name, f"{order}f4") for name in "xyz"] + [("red", "u1")])
         for k, name in enumerate("xyz"):
             rows[name] = points[:, k]
-        header = (f"ply\nformat binary_{'little' if order == '<' else 'big'}_endian 1.0\ncomment no end_header\n"
-                  f"element camera 1\nproperty double time\nelement vertex {len(points)}\nproperty float x\n"
-                  "property float32 y\nproperty float z\nproperty uchar red\nelement face 1\n"
-                  "property list uchar int vertex_indices\nend_header\n")
+        header = (
+            f"ply\nformat binary_{'little' if order == '<' else 'big'}_endian 1.0\ncomment no end_header\n"
+            f"element camera 1\nproperty double time\nelement vertex {len(points)}\nproperty float x\n"
+            "property float32 y\nproperty float z\nproperty uchar red\nelement face 1\n"
+            "property list uchar int vertex_indices\nend_header\n"
+        )
         face = np.uint8(3).tobytes() + np.arange(3, dtype=f"{order}i4").tobytes()
         path.write_bytes(header.encode() + np.array(7.0, f"{order}f8").tobytes() + rows.tobytes() + face)
+
     return write
 
 
 def trimesh_ply(encoding):
     def write(path, points):
         path.write_bytes(trimesh.exchange.ply.export_ply(trimesh.PointCloud(points), encoding=encoding))
+
     return write
 
 
@@ -59,6 +65,7 @@ def pcd(encoding):
     def write(path, points):
         made = pypcd4.PointCloud.from_xyzi_points(np.column_stack([points, np.arange(len(points))]).astype(np.float32))
         made.save(path, encoding=encoding)
+
     return write
 
 
@@ -74,6 +81,7 @@ def text(separator, header="", extra=()):
     def write(path, points):
         lines = [separator.join([*(f"{value:.9g}" for value in row), *extra]) for row in points]
         path.write_text(header + "\n".join(lines) + "\n\n")
+
     return write
 
 
@@ -149,6 +157,7 @@ def test_lzf_of_repeated_data(tmp_path):
 
 # ---- writers ----
 
+
 def test_flow_files(tmp_path):
     source, flow = cloud(), cloud(1) - cloud()
     for suffix in (".npz", ".npy", ".ply"):
@@ -171,8 +180,15 @@ def test_double_coordinates_stay_double(tmp_path):
 
 # ---- axes ----
 
-@pytest.mark.parametrize("axes, left, up, forward", [("as-is", (1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    ("kitti-camera", (-1, 0, 0), (0, -1, 0), (0, 0, 1)), ("velodyne", (0, 1, 0), (0, 0, 1), (1, 0, 0))])
+
+@pytest.mark.parametrize(
+    "axes, left, up, forward",
+    [
+        ("as-is", (1, 0, 0), (0, 1, 0), (0, 0, 1)),
+        ("kitti-camera", (-1, 0, 0), (0, -1, 0), (0, 0, 1)),
+        ("velodyne", (0, 1, 0), (0, 0, 1), (1, 0, 0)),
+    ],
+)
 def test_axes(axes, left, up, forward):
     """Where each of the project's directions points in the named axes."""
     directions = np.array([left, up, forward], dtype=np.float32)
@@ -186,8 +202,16 @@ def test_the_flow_comes_back_in_the_axes_of_the_input(tmp_path, checkpoint):
     for axes in AXES:
         for name, seed in (("a", 0), ("b", 1)):
             np.save(tmp_path / f"{name}.npy", from_project(cloud(seed), axes))
-        call(tmp_path / "a.npy", tmp_path / "b.npy", "--checkpoint", checkpoint, "--axes", axes,
-             "--out", tmp_path / "flow.npy")
+        call(
+            tmp_path / "a.npy",
+            tmp_path / "b.npy",
+            "--checkpoint",
+            checkpoint,
+            "--axes",
+            axes,
+            "--out",
+            tmp_path / "flow.npy",
+        )
         flows[axes] = to_project(np.load(tmp_path / "flow.npy"), axes)
     assert np.array_equal(flows["kitti-camera"], flows["as-is"])
     assert np.array_equal(flows["velodyne"], flows["as-is"])
@@ -195,14 +219,24 @@ def test_the_flow_comes_back_in_the_axes_of_the_input(tmp_path, checkpoint):
 
 # ---- the script ----
 
+
 def test_golden_pair(tmp_path, shared, published_state):
     torch.save(published_state, tmp_path / "published.pth")
     with np.load(shared / "golden/forward_eval.npz") as file:
         np.save(tmp_path / "a.npy", file["pc1"].astype(np.float32))
         np.save(tmp_path / "b.npy", file["pc2"].astype(np.float32))
         expected = file["pred_flow_l0"]
-    made = run("predict.py", tmp_path / "a.npy", tmp_path / "b.npy", "--checkpoint", tmp_path / "published.pth",
-               "--out", tmp_path / "flow.npz", "--device", "cpu")
+    made = run(
+        "predict.py",
+        tmp_path / "a.npy",
+        tmp_path / "b.npy",
+        "--checkpoint",
+        tmp_path / "published.pth",
+        "--out",
+        tmp_path / "flow.npz",
+        "--device",
+        "cpu",
+    )
     assert made.returncode == 0 and made.stderr == "", made.stderr
     with np.load(tmp_path / "flow.npz") as file:
         error = np.linalg.norm(file["flow"] - expected, axis=1)
@@ -246,14 +280,19 @@ FAR = "median distance from the sensor is"
 BEHIND = "have a depth of 0 or less with --axes as-is"
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda points: points, []),
-    (lambda points: points * 1000, [f"the source's {FAR} 1.783e+04: this", f"the target's {FAR} "]),
-    (lambda points: points / 100, [f"the source's {FAR} 0.1783: this", f"the target's {FAR} "]),
-    (lambda points: points * (1, 1, -1), [f"100 % of the source's points {BEHIND}: the networks know points in front "
-                                          "only", "100 % of the target's"]),
-    (turned, [f"50 % of the source's points {BEHIND}: --axes velodyne would put them in front", ""]),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda points: points, []),
+        (lambda points: points * 1000, [f"the source's {FAR} 1.783e+04: this", f"the target's {FAR} "]),
+        (lambda points: points / 100, [f"the source's {FAR} 0.1783: this", f"the target's {FAR} "]),
+        (
+            lambda points: points * (1, 1, -1),
+            [f"100 % of the source's points {BEHIND}: the networks know points in front only", "100 % of the target's"],
+        ),
+        (turned, [f"50 % of the source's points {BEHIND}: --axes velodyne would put them in front", ""]),
+    ],
+)
 def test_warnings(tmp_path, checkpoint, capsys, change, said):
     for name, seed in (("a", 0), ("b", 1)):
         centred = cloud(seed) * (1, 1, 1) - (0, 1.5, 0)
@@ -270,5 +309,8 @@ def test_clouds_far_apart(tmp_path, checkpoint, capsys):
     np.save(tmp_path / "a.npy", cloud(0))
     np.save(tmp_path / "b.npy", cloud(1) + np.float32([0, 0, 60]))
     call(tmp_path / "a.npy", tmp_path / "b.npy", "--checkpoint", checkpoint, "--out", tmp_path / "flow.npy")
-    assert re.fullmatch(r"warning: the clouds' centres are [56]\d(\.\d)? apart, more than the source is large: are "
-                        r"both in the frame of the sensor\?\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"warning: the clouds' centres are [56]\d(\.\d)? apart, more than the source is large: are "
+        r"both in the frame of the sensor\?\n",
+        capsys.readouterr().err,
+    )

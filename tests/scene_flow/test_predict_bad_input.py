@@ -77,11 +77,15 @@ FILES = {
     "word.xyz": (b"# c\n1 2 3\n4 five 6\n", " line 3: 'five' is not a number"),
     "gap.csv": (b"1,2,3\n4,,6\n", " line 2: '' is not a number"),
     "binary.txt": (b"\xff\xfe\x00\x01" * 9, " is not a text file; its ending says it is one"),
-    "nan.txt": (b"1 2 3\n4 nan 6\n7 8 inf\n",
-                " has NaN or infinity in 2 of 3 points, the first is point 1: remove them"),
+    "nan.txt": (
+        b"1 2 3\n4 nan 6\n7 8 inf\n",
+        " has NaN or infinity in 2 of 3 points, the first is point 1: remove them",
+    ),
     "text.bin": (b"1 2 3\n" * 8, " holds text; .bin is KITTI's binary format (float32 x y z intensity): call it .txt"),
-    "cut.bin": (GOOD.tobytes()[:61], " has 61 bytes, no multiple of 16: .bin is KITTI's format, float32 x y z "
-                                     "intensity for each point"),
+    "cut.bin": (
+        GOOD.tobytes()[:61],
+        " has 61 bytes, no multiple of 16: .bin is KITTI's format, float32 x y z intensity for each point",
+    ),
     "cloud.obj": (b"v 1 2 3\n", f": unknown ending .obj; the formats are {FORMATS}"),
     "cloud": (b"1 2 3\n", f": unknown ending (none); the formats are {FORMATS}"),
     "text.npy": (b"1 2 3\n", " is not a complete .npy file; save it again with numpy.save as float32 of shape (n, 3)"),
@@ -92,10 +96,14 @@ FILES = {
     "other.ply": (PCD, " is not a PLY file: it does not begin with the line ply"),
     "header.ply": (PLY[:60], " has no end_header: its header is cut short"),
     "type.ply": (PLY.replace("float y", "half y"), ": unknown PLY property type 'half' in its header"),
-    "line.ply": (PLY.replace("element vertex 2", "element vertex two"),
-                 ": its header has the line 'element vertex two', which PLY does not know"),
-    "format.ply": (PLY.replace("ascii", "utf-8"),
-                   ": its header has the line 'format utf-8 1.0', which PLY does not know"),
+    "line.ply": (
+        PLY.replace("element vertex 2", "element vertex two"),
+        ": its header has the line 'element vertex two', which PLY does not know",
+    ),
+    "format.ply": (
+        PLY.replace("ascii", "utf-8"),
+        ": its header has the line 'format utf-8 1.0', which PLY does not know",
+    ),
     "noformat.ply": (PLY.replace("format ascii 1.0\n", ""), ": its header has no format line"),
     "twice.ply": (PLY.replace("float y", "float x"), ": its element vertex has a property twice"),
     "flat.ply": (PLY.replace("property float z\n", ""), ": its vertices have x, y, but x, y and z are needed"),
@@ -104,35 +112,54 @@ FILES = {
     "more.ply": (PLY.replace("vertex 2", "vertex 3"), " is damaged: its header promises 3 points, 2 lines follow"),
     "fewer.ply": (PLY.replace("vertex 2", "vertex 1"), " is damaged: its header promises 1 points, 2 lines follow"),
     "columns.ply": (PLY.replace("4 5 6", "4 5"), " line 9 has 2 column(s) where 3 are expected"),
-    "list.ply": (PLY.replace("float z", "float z\nproperty list uchar int n"),
-                 ": its vertices hold lists, which points do not have: export the points alone"),
+    "list.ply": (
+        PLY.replace("float z", "float z\nproperty list uchar int n"),
+        ": its vertices hold lists, which points do not have: export the points alone",
+    ),
     "listed.ply": (
         PLY.replace("ascii", "binary_little_endian").replace("float z", "float z\nproperty list uchar int n"),
-        " has a list before the end of its vertices, which makes their place unknown: export the points alone"),
-    "lies.ply": (PLY.replace("ascii", "binary_big_endian").replace("vertex 2", f"vertex {10**15}"),
-                 f" is damaged: its header promises {10**15} points of 12 bytes, 12 bytes follow"),
+        " has a list before the end of its vertices, which makes their place unknown: export the points alone",
+    ),
+    "lies.ply": (
+        PLY.replace("ascii", "binary_big_endian").replace("vertex 2", f"vertex {10**15}"),
+        f" is damaged: its header promises {10**15} points of 12 bytes, 12 bytes follow",
+    ),
     "not-ascii.ply": (PLY.encode() + b"\xff\xfe", " says it is ASCII, but its body is binary"),
     # PCD
     "other.pcd": (PLY, " is not a PCD file, or its header is damaged: line 'ply'"),
     "header.pcd": (PCD[:60], " is not a PCD file, or its header is cut short: no line DATA"),
     "fields.pcd": (PCD.replace("FIELDS x y z\n", ""), ": its header has no line FIELDS"),
     "flat.pcd": (PCD.replace("x y z", "x y w"), ": its points have x, y, w, but x, y and z are needed, once each"),
-    "sizes.pcd": (PCD.replace("SIZE 4 4 4", "SIZE 4 4"),
-                  ": its header has 3 FIELDS, 2 SIZE, 3 TYPE and 3 COUNT entries; they must be as many"),
-    "type.pcd": (PCD.replace("SIZE 4 4 4", "SIZE 4 4 3"),
-                 ": its field z has type F, size 3 and count 1, which PCD does not know"),
-    "width.pcd": (PCD.replace("WIDTH 2", "WIDTH two"),
-                  ": its header has no whole numbers for WIDTH, HEIGHT and POINTS"),
+    "sizes.pcd": (
+        PCD.replace("SIZE 4 4 4", "SIZE 4 4"),
+        ": its header has 3 FIELDS, 2 SIZE, 3 TYPE and 3 COUNT entries; they must be as many",
+    ),
+    "type.pcd": (
+        PCD.replace("SIZE 4 4 4", "SIZE 4 4 3"),
+        ": its field z has type F, size 3 and count 1, which PCD does not know",
+    ),
+    "width.pcd": (
+        PCD.replace("WIDTH 2", "WIDTH two"),
+        ": its header has no whole numbers for WIDTH, HEIGHT and POINTS",
+    ),
     "product.pcd": (PCD.replace("POINTS 2", "POINTS 3"), ": its header says 3 POINTS, but WIDTH x HEIGHT is 2"),
-    "more.pcd": (PCD.replace("POINTS 2", "POINTS 9").replace("WIDTH 2", "WIDTH 9"),
-                 " is damaged: its header promises 9 points, 2 lines follow"),
+    "more.pcd": (
+        PCD.replace("POINTS 2", "POINTS 9").replace("WIDTH 2", "WIDTH 9"),
+        " is damaged: its header promises 9 points, 2 lines follow",
+    ),
     "zero.pcd": (PCD.replace("POINTS 2", "POINTS 0").replace("WIDTH 2", "WIDTH 0"), " holds no points"),
-    "data.pcd": (PCD.replace("DATA ascii", "DATA zip"),
-                 ": unknown DATA 'zip'; PCD knows ascii, binary and binary_compressed"),
-    "lies.pcd": (PCD.replace("DATA ascii", "DATA binary"),
-                 " is damaged: its header promises 2 points of 12 bytes, 12 bytes follow"),
-    "short.pcd": (PCD[: PCD.index("1 2 3\n4")].replace("ascii", "binary_compressed"),
-                  " is cut short: 0 compressed bytes are promised, 0 follow"),
+    "data.pcd": (
+        PCD.replace("DATA ascii", "DATA zip"),
+        ": unknown DATA 'zip'; PCD knows ascii, binary and binary_compressed",
+    ),
+    "lies.pcd": (
+        PCD.replace("DATA ascii", "DATA binary"),
+        " is damaged: its header promises 2 points of 12 bytes, 12 bytes follow",
+    ),
+    "short.pcd": (
+        PCD[: PCD.index("1 2 3\n4")].replace("ascii", "binary_compressed"),
+        " is cut short: 0 compressed bytes are promised, 0 follow",
+    ),
     "word.pcd": (PCD.replace("5", "V"), " line 13: 'V' is not a number"),
 }
 
@@ -164,10 +191,14 @@ def test_damaged_compressed_pcd(tmp_path, message):
     assert message("a.pcd").startswith("a.pcd: its compressed body is damaged (")
 
 
-@pytest.mark.parametrize("name, lost, said", [
-    ("a.las", 333, " or no LAS file: copy or export it again"),
-    ("a.las", 340, ": its header promises 200 points, the file has 183"),  # 17 whole points
-    ("a.laz", 333, " or no LAS file: copy or export it again")])
+@pytest.mark.parametrize(
+    "name, lost, said",
+    [
+        ("a.las", 333, " or no LAS file: copy or export it again"),
+        ("a.las", 340, ": its header promises 200 points, the file has 183"),  # 17 whole points
+        ("a.laz", 333, " or no LAS file: copy or export it again"),
+    ],
+)
 def test_las_cut_short(tmp_path, message, name, lost, said):
     file = laspy.LasData(laspy.LasHeader(point_format=0, version="1.2"))
     file.xyz = GOOD
@@ -176,11 +207,18 @@ def test_las_cut_short(tmp_path, message, name, lost, said):
     assert message(name) == f"{name} is damaged{said}"
 
 
-@pytest.mark.parametrize("array, said", [
-    (GOOD[:, :2], " has shape (200, 2); it must be (n, 3)"), (GOOD[:0], " holds no points"),
-    (GOOD.astype(int), " has dtype int64; save it again as float32"),
-    (np.where(GOOD == GOOD[7, 1], np.float32(np.nan), GOOD),
-     " has NaN or infinity in 1 of 200 points, the first is point 7: remove them")])
+@pytest.mark.parametrize(
+    "array, said",
+    [
+        (GOOD[:, :2], " has shape (200, 2); it must be (n, 3)"),
+        (GOOD[:0], " holds no points"),
+        (GOOD.astype(int), " has dtype int64; save it again as float32"),
+        (
+            np.where(GOOD == GOOD[7, 1], np.float32(np.nan), GOOD),
+            " has NaN or infinity in 1 of 200 points, the first is point 7: remove them",
+        ),
+    ],
+)
 def test_arrays(tmp_path, message, array, said):
     np.save(tmp_path / "a.npy", array)
     assert message("a.npy") == f"a.npy{said}"
@@ -219,13 +257,17 @@ def test_missing_file_and_folder(tmp_path, message):
 @pytest.mark.parametrize("count", [1, 100])
 def test_too_few_points(tmp_path, message, count):
     np.save(tmp_path / "a.npy", GOOD[:count])
-    assert message("a.npy") == ("all points of the source are at one place" if count == 1 else
-        "a.npy: a cloud of 100 points is too small: the four coarser levels need at least 128 points")
+    assert message("a.npy") == (
+        "all points of the source are at one place"
+        if count == 1
+        else "a.npy: a cloud of 100 points is too small: the four coarser levels need at least 128 points"
+    )
 
 
 def test_too_few_drawn_points(message):
     assert message("source.npy", "target.npy", "--num-points", 100) == (
-        "--num-points 100: a cloud of 100 points is too small: the four coarser levels need at least 128 points")
+        "--num-points 100: a cloud of 100 points is too small: the four coarser levels need at least 128 points"
+    )
 
 
 def test_ten_times_the_scale(tmp_path, message):
@@ -234,21 +276,28 @@ def test_ten_times_the_scale(tmp_path, message):
     assert message("b.npy", "source.npy") == "the target is 0.1 times as large as the source: give both in metres"
 
 
-@pytest.mark.parametrize("turn, named", [(lambda p: p * np.float32([-1, -1, 1]), "-x, -y, z"),
-                                         (lambda p: p[:, [2, 0, 1]], "y, z, x")])
+@pytest.mark.parametrize(
+    "turn, named", [(lambda p: p * np.float32([-1, -1, 1]), "-x, -y, z"), (lambda p: p[:, [2, 0, 1]], "y, z, x")]
+)
 def test_different_axes(tmp_path, message, turn, named):
     """A scene of the synthetic set, whose second frame is given in KITTI's camera axes and in the velodyne's."""
     scene = open_part("test", None, 0)[1]
     np.save(tmp_path / "a.npy", scene.pc1 + np.float32([0, 6, 0]))
     np.save(tmp_path / "b.npy", turn(scene.pc2 + np.float32([0, 6, 0])))
-    assert message("a.npy", "b.npy") == (f"source and target are in different axes: the target's ({named}) fit the "
-                                         "source's (x, y, z); give both in the same")
+    assert message("a.npy", "b.npy") == (
+        f"source and target are in different axes: the target's ({named}) fit the "
+        "source's (x, y, z); give both in the same"
+    )
 
 
-@pytest.mark.parametrize("out, said", [
-    ("nowhere/flow.npz", "--out nowhere/flow.npz: its folder does not exist; create it first"),
-    ("flow.txt", "--out flow.txt: a flow is written as .npz, .npy, .ply"),
-    ("source.npy/flow.npz", "--out source.npy/flow.npz: its folder does not exist; create it first")])
+@pytest.mark.parametrize(
+    "out, said",
+    [
+        ("nowhere/flow.npz", "--out nowhere/flow.npz: its folder does not exist; create it first"),
+        ("flow.txt", "--out flow.txt: a flow is written as .npz, .npy, .ply"),
+        ("source.npy/flow.npz", "--out source.npy/flow.npz: its folder does not exist; create it first"),
+    ],
+)
 def test_out(tmp_path, message, out, said):
     assert message("source.npy", "target.npy", "--out", tmp_path / out) == said
 
@@ -256,14 +305,16 @@ def test_out(tmp_path, message, out, said):
 def test_out_is_a_folder(tmp_path, message):
     (tmp_path / "flow.ply").mkdir()
     assert message("source.npy", "target.npy", "--out", tmp_path / "flow.ply") == (
-        "--out flow.ply: cannot be written there")
+        "--out flow.ply: cannot be written there"
+    )
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere; .ci/container runs this as another user")
 def test_out_without_permission(tmp_path, message):
     (tmp_path / "locked").mkdir(mode=0o555)
     assert message("source.npy", "target.npy", "--out", tmp_path / "locked/flow.npz") == (
-        "--out locked/flow.npz: cannot be written there")
+        "--out locked/flow.npz: cannot be written there"
+    )
 
 
 def test_disk_full(tmp_path, message, monkeypatch):
@@ -278,7 +329,9 @@ def test_disk_full(tmp_path, message, monkeypatch):
 
 def test_flags(message, tmp_path):
     assert message("source.npy", "target.npy", "--axes", "lidar").startswith(
-        "argument --axes: invalid choice: 'lidar' (choose from ")
+        "argument --axes: invalid choice: 'lidar' (choose from "
+    )
     assert message("source.npy", "target.npy", "--num-points", 0) == (
-        "argument --num-points: must be a whole number of at least 1, got 0 (see predict.py --help)")
+        "argument --num-points: must be a whole number of at least 1, got 0 (see predict.py --help)"
+    )
     assert message(net=tmp_path / "nowhere.pt") == "nowhere.pt: no such checkpoint file"

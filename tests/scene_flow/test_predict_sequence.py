@@ -57,6 +57,7 @@ def flags(frames, checkpoint, out):
 
 # ---- sequences ----
 
+
 def test_each_frame_to_the_next(frames, checkpoint, tmp_path, capsys):
     """The same flows as pair by pair, a line with the time for each."""
     out = tmp_path / "flows"
@@ -65,10 +66,21 @@ def test_each_frame_to_the_next(frames, checkpoint, tmp_path, capsys):
     names = [f"{k:010d}" for k in range(FRAMES)]
     assert sorted(path.name for path in out.iterdir()) == [*(f"{name}.npz" for name in names[:-1]), "settings.json"]
     for k in range(FRAMES - 1):
-        assert re.fullmatch(rf"{names[k]}\.bin -> {names[k + 1]}\.bin: median \d+\.\d{{4}} m, largest \d+\.\d{{4}} m; "
-                            r"\d+\.\d{3} s", lines[1 + k])
-        call(frames / f"{names[k]}.bin", frames / f"{names[k + 1]}.bin", "--checkpoint", checkpoint,
-             "--axes", "velodyne", "--out", tmp_path / "one.npz")
+        assert re.fullmatch(
+            rf"{names[k]}\.bin -> {names[k + 1]}\.bin: median \d+\.\d{{4}} m, largest \d+\.\d{{4}} m; "
+            r"\d+\.\d{3} s",
+            lines[1 + k],
+        )
+        call(
+            frames / f"{names[k]}.bin",
+            frames / f"{names[k + 1]}.bin",
+            "--checkpoint",
+            checkpoint,
+            "--axes",
+            "velodyne",
+            "--out",
+            tmp_path / "one.npz",
+        )
         with np.load(out / f"{names[k]}.npz") as many, np.load(tmp_path / "one.npz") as one:
             assert many.files == one.files == ["source", "flow"]
             assert all(np.array_equal(many[name], one[name]) for name in one.files)
@@ -130,14 +142,19 @@ def test_other_settings_do_not_mix(frames, checkpoint, tmp_path, capsys):
     call(*flags(frames, checkpoint, out))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     other = save_teacher(tmp_path / "other.pt", seed=4)
-    for changed, named in ((["--num-points", 150], "num_points"), (["--rigid"], "rigid"),
-                           (["--checkpoint", other, "--axes", "as-is"], "checkpoint and another axes")):
+    for changed, named in (
+        (["--num-points", 150], "num_points"),
+        (["--rigid"], "rigid"),
+        (["--checkpoint", other, "--axes", "as-is"], "checkpoint and another axes"),
+    ):
         assert message(capsys, *flags(frames, checkpoint, out), *changed) == (
-            f"--out {out}: its flows were made with another {named}; choose another folder")
+            f"--out {out}: its flows were made with another {named}; choose another folder"
+        )
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     (out / "settings.json").write_text(json.dumps([1]))
     assert message(capsys, *flags(frames, checkpoint, out)) == (
-        f"{out / 'settings.json'} is damaged: choose another folder with --out")
+        f"{out / 'settings.json'} is damaged: choose another folder with --out"
+    )
 
 
 def test_an_unfit_frame_stops_the_sequence_and_is_named(frames, checkpoint, tmp_path, capsys):
@@ -146,11 +163,13 @@ def test_an_unfit_frame_stops_the_sequence_and_is_named(frames, checkpoint, tmp_
     good = bad.read_bytes()
     bad.write_bytes(good[:-3])
     assert message(capsys, *flags(frames, checkpoint, out)) == (
-        f"{bad} has 3197 bytes, no multiple of 16: .bin is KITTI's format, float32 x y z intensity for each point")
+        f"{bad} has 3197 bytes, no multiple of 16: .bin is KITTI's format, float32 x y z intensity for each point"
+    )
     assert sorted(path.name for path in out.iterdir()) == ["0000000000.npz", "settings.json"]
     (10 * np.frombuffer(good, "<f4")).tofile(bad)
     assert message(capsys, *flags(frames, checkpoint, out)) == (
-        "0000000001.bin -> 0000000002.bin: the target is 9.96 times as large as the source: give both in metres")
+        "0000000001.bin -> 0000000002.bin: the target is 9.96 times as large as the source: give both in metres"
+    )
     bad.write_bytes(good)
     call(*flags(frames, checkpoint, out))
     assert "pairs    2 predicted, 1 finished before" in capsys.readouterr().out
@@ -161,8 +180,11 @@ def test_warnings_name_the_pair(frames, checkpoint, tmp_path, capsys):
     call(*arguments, "--axes", "as-is")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 * (FRAMES - 1)
-    assert re.fullmatch(r"warning: 0000000000\.bin -> 0000000001\.bin: \d+ % of the source's points have a depth of 0 "
-                        r"or less with --axes as-is: --axes velodyne would put them in front", lines[0])
+    assert re.fullmatch(
+        r"warning: 0000000000\.bin -> 0000000001\.bin: \d+ % of the source's points have a depth of 0 "
+        r"or less with --axes as-is: --axes velodyne would put them in front",
+        lines[0],
+    )
 
 
 def test_unfit_folders(frames, checkpoint, tmp_path, capsys):
@@ -190,16 +212,23 @@ def test_unfit_folders(frames, checkpoint, tmp_path, capsys):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ([], "give SOURCE and TARGET, or a folder of frames with --batch"),
-    (["a.npy"], "give SOURCE and TARGET, or a folder of frames with --batch"),
-    (["a.npy", "b.npy", "--batch", "frames"],
-     "--batch takes the frames from its folder: leave out SOURCE and TARGET")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "give SOURCE and TARGET, or a folder of frames with --batch"),
+        (["a.npy"], "give SOURCE and TARGET, or a folder of frames with --batch"),
+        (
+            ["a.npy", "b.npy", "--batch", "frames"],
+            "--batch takes the frames from its folder: leave out SOURCE and TARGET",
+        ),
+    ],
+)
 def test_flags(checkpoint, capsys, arguments, said):
     assert message(capsys, *arguments, "--checkpoint", checkpoint) == said
 
 
 # ---- the rigid motion ----
+
 
 def test_rigid_motion_of_the_flow(checkpoint, tmp_path, capsys, monkeypatch):
     """A flow that is a rigid motion but for a tenth of the points is reported, and stored, in the input's axes."""
@@ -216,8 +245,10 @@ def test_rigid_motion_of_the_flow(checkpoint, tmp_path, capsys, monkeypatch):
     pair = [tmp_path / "0.npy", tmp_path / "1.npy", "--checkpoint", checkpoint, "--axes", "velodyne", "--rigid"]
     call(*pair, "--out", tmp_path / "flow.npz")
     printed = capsys.readouterr().out
-    assert ("rigid    turn of 2.000 degrees about (0.0000, 0.0000, 1.0000), then by (-1.0000, 0.1000, 0.0000) m\n"
-            "follow   90.0 % of the points follow it within 0.1 m\n") in printed
+    assert (
+        "rigid    turn of 2.000 degrees about (0.0000, 0.0000, 1.0000), then by (-1.0000, 0.1000, 0.0000) m\n"
+        "follow   90.0 % of the points follow it within 0.1 m\n"
+    ) in printed
     with np.load(tmp_path / "flow.npz") as file:
         assert file.files == ["source", "flow", "rotation", "translation", "follows"]
         assert np.abs(file["rotation"] - turn.as_matrix()).max() < 1e-6
@@ -231,16 +262,29 @@ def test_no_rigid_motion(checkpoint, tmp_path, capsys):
     line = np.linspace((0, 1, 4), (0, 1, 30), POINTS).astype(np.float32)
     for k in range(2):
         np.save(tmp_path / f"{k}.npy", line + np.float32([0, 0, k]))
-    assert message(capsys, tmp_path / "0.npy", tmp_path / "1.npy", "--checkpoint", checkpoint, "--rigid",
-                   "--out", tmp_path / "flow.npz") == (
-        "no rigid motion: half of the points or more lie on one line, so any turn about it would do")
+    assert message(
+        capsys,
+        tmp_path / "0.npy",
+        tmp_path / "1.npy",
+        "--checkpoint",
+        checkpoint,
+        "--rigid",
+        "--out",
+        tmp_path / "flow.npz",
+    ) == ("no rigid motion: half of the points or more lie on one line, so any turn about it would do")
     assert not (tmp_path / "flow.npz").exists()
 
 
 def test_rigid_motion_of_a_sequence(frames, checkpoint, tmp_path, capsys):
     call(*flags(frames, checkpoint, tmp_path / "flows"), "--rigid")
     lines = capsys.readouterr().out.splitlines()[1:FRAMES]
-    assert all(re.search(r" m; turn of \d+\.\d{3} degrees about .*; .* % of the points follow it within 0\.1 m; "
-                         r"\d+\.\d{3} s$", line) for line in lines)
+    assert all(
+        re.search(
+            r" m; turn of \d+\.\d{3} degrees about .*; .* % of the points follow it within 0\.1 m; "
+            r"\d+\.\d{3} s$",
+            line,
+        )
+        for line in lines
+    )
     with np.load(tmp_path / "flows/0000000000.npz") as file:
         assert file["rotation"].shape == (3, 3) and file["follows"].shape == (POINTS,)

@@ -43,6 +43,7 @@ def prepare(*arguments):
 
 # ---- formulas ----
 
+
 def test_kitti_gives_the_published_clouds(shared, tmp_path, capsys):
     prepare("kitti", shared / "data/KITTI_scene_flow_2015_raw", tmp_path)
     for frame in ("000002", "000003"):
@@ -77,8 +78,9 @@ def test_ft3d_real_frames_come_back(shared, tmp_path):
         write_ft3d_frame(tmp_path / "FlyingThings3D_subset", f"{('train', 'val')[k]}/{folder.name}", *clouds(folder))
     prepare("ft3d", tmp_path, tmp_path / "out")
     for k, folder in enumerate(frames):
-        for made, known in zip(clouds(tmp_path / "out" / FT3D / ("train", "val")[k] / folder.name), clouds(folder),
-                               strict=True):
+        for made, known in zip(
+            clouds(tmp_path / "out" / FT3D / ("train", "val")[k] / folder.name), clouds(folder), strict=True
+        ):
             assert made.shape == known.shape and np.abs(made - known).max() <= 1e-5
 
 
@@ -88,8 +90,10 @@ def test_pixels_without_depth_or_too_far_are_left_out(tmp_path):
     for name in ("train/0000000", "val/0000000"):
         write_ft3d_frame(tmp_path, name, pc1, pc2)
     files = ft3d_files(tmp_path, "train/0000000")
-    disparity, change, flow = (reader(files[piece]) for reader, piece in (
-        (read_pfm, "disparity"), (read_pfm, "disparity_change"), (read_flo, "flow")))
+    disparity, change, flow = (
+        reader(files[piece])
+        for reader, piece in ((read_pfm, "disparity"), (read_pfm, "disparity_change"), (read_flo, "flow"))
+    )
     d = 1050 / pc1[:, 2].astype(np.float64)
     u, v = np.rint(479.5 - pc1[:, 0] * d).astype(int), np.rint(269.5 + pc1[:, 1] * d).astype(int)
     disparity[v[7], u[7]], change[v[9], u[9]], flow[v[11], u[11]] = 0.0, 1000.0, np.nan
@@ -116,9 +120,13 @@ def test_pfm_is_stored_bottom_row_first(tmp_path, order):
     assert (tmp_path / "d.pfm").read_bytes()[-16:] == image[0].astype(f"{order}f4").tobytes()
 
 
-@pytest.mark.parametrize("dataset, reader, folders", [
-    ("synthetic-things", ("ft3d", "test"), ["train/0000000", "train/0000001", "val/0000000", "val/0000001"]),
-    ("synthetic-drive", ("kitti", "all"), ["000000", "000001", "000002"])])
+@pytest.mark.parametrize(
+    "dataset, reader, folders",
+    [
+        ("synthetic-things", ("ft3d", "test"), ["train/0000000", "train/0000001", "val/0000000", "val/0000001"]),
+        ("synthetic-drive", ("kitti", "all"), ["000000", "000001", "000002"]),
+    ],
+)
 def test_synthetic_sets_are_the_computed_ones(tmp_path, dataset, reader, folders):
     prepare("synthetic", tmp_path, "--dataset", dataset, "--scenes", 3 if "drive" in dataset else 2)
     assert sorted(tree(tmp_path)) == [f"{dataset}/{name}/pc{k}.npy" for name in folders for k in (1, 2)]
@@ -130,6 +138,7 @@ def test_synthetic_sets_are_the_computed_ones(tmp_path, dataset, reader, folders
 
 
 # ---- going on, and what is left behind ----
+
 
 def test_finished_frames_are_checked_and_left(tmp_path, capsys):
     raw, out = tmp_path / "training", tmp_path / "out"
@@ -199,8 +208,10 @@ def test_memory_is_flat(tmp_path):
                 for piece, path in ft3d_files(raw, f"{split}/{k:07d}").items():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     os.link(ft3d_files(tmp_path / "one", "train/0000000")[piece], path)
-        code = (f"import prepare_data, resource; prepare_data.main(['ft3d', {str(raw)!r}, {str(raw / 'out')!r}, "
-                f"'--workers', '2']); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+        code = (
+            f"import prepare_data, resource; prepare_data.main(['ft3d', {str(raw)!r}, {str(raw / 'out')!r}, "
+            f"'--workers', '2']); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
         made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         assert f"prepared  {count + 1} frames" in made.stdout
@@ -217,6 +228,7 @@ def test_incomplete_frames_are_named_and_left_out(tmp_path, capsys):
         prepare("kitti", tmp_path, tmp_path / "out")
     assert [str(warning.message) for warning in caught] == [
         f"{missing.parent} lacks 1 of 3 frames, the first is {missing.name}: these are left out; "
-        "extract data_scene_flow.zip again to have them"]
+        "extract data_scene_flow.zip again to have them"
+    ]
     assert "skipped   0 finished before, 1 with pieces missing from the download, 0 unfit" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out" / KITTI).iterdir()) == ["000000", "000002"]

@@ -24,8 +24,9 @@ def assert_motion(fit, turn=TURN, shift=SHIFT, tolerance=1e-9):
     assert np.abs(fit.translation - shift).max() <= 40 * tolerance  # the scene lies up to 40 m from the origin
 
 
-@pytest.mark.parametrize("turn", [TURN, Rotation.identity(), Rotation.from_rotvec([0, np.pi, 0]),
-                                  Rotation.from_rotvec([3.0, 0.2, -0.4])])
+@pytest.mark.parametrize(
+    "turn", [TURN, Rotation.identity(), Rotation.from_rotvec([0, np.pi, 0]), Rotation.from_rotvec([3.0, 0.2, -0.4])]
+)
 def test_an_exact_motion_comes_back(turn):
     cloud = scene()
     fit = fit_rigid_motion(cloud, flow_of(cloud, turn))
@@ -91,10 +92,14 @@ def test_it_is_the_least_of_the_trimmed_sum():
 LINE = "no rigid motion: half of the points or more lie on one line, so any turn about it would do"
 
 
-@pytest.mark.parametrize("cloud, said", [
-    (scene(2), "a rigid motion needs at least 3 points, not 2"),
-    (np.outer(np.arange(50.0), (1, 2, 3)) + 5, LINE),
-    (np.ones((50, 3)), LINE)])
+@pytest.mark.parametrize(
+    "cloud, said",
+    [
+        (scene(2), "a rigid motion needs at least 3 points, not 2"),
+        (np.outer(np.arange(50.0), (1, 2, 3)) + 5, LINE),
+        (np.ones((50, 3)), LINE),
+    ],
+)
 def test_clouds_that_determine_no_motion(cloud, said):
     with pytest.raises(InputError) as error:
         fit_rigid_motion(cloud, np.zeros_like(cloud))
@@ -107,4 +112,5 @@ def test_lines_for_reading():
     flow[:100] += 5
     assert fit_rigid_motion(cloud, flow).lines() == [
         ("rigid", "turn of 3.000 degrees about (0.0000, 1.0000, 0.0000), then by (0.3000, -0.1000, 1.2000) m"),
-        ("follow", "95.0 % of the points follow it within 0.1 m")]
+        ("follow", "95.0 % of the points follow it within 0.1 m"),
+    ]

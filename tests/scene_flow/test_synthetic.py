@@ -27,26 +27,47 @@ def made(request):
 
 # ---- bodies ----
 
+
 def solids():
     rng = np.random.default_rng(4)
     turn = rotation_about(np.array([1.0, 2.0, -1.0]), 0.8)
     yield "ellipsoid", shapes.ellipsoid((1.0, 0.5, 1.5)), lambda p: ((p / (1.0, 0.5, 1.5)) ** 2).sum(1) <= 1
     yield "box", shapes.box((1.0, 0.5, 0.7)), lambda p: (np.abs(p) <= (1.0, 0.5, 0.7)).all(1)
-    yield "cylinder", shapes.cylinder(0.6, 1.2, 0.8), \
-        lambda p: ((p[:, 0] / 0.6) ** 2 + (p[:, 2] / 1.2) ** 2 <= 1) & (np.abs(p[:, 1]) <= 0.8)
-    yield "square frustum", shapes.frustum(4, 1.0, 0.4, 0.5), \
-        lambda p: (np.abs(p[:, [0, 2]]).max(1) <= 0.7 - 0.6 * p[:, 1]) & (np.abs(p[:, 1]) <= 0.5)
-    yield "lens", shapes.lens(1.0, 0.5), \
-        lambda p: np.maximum(*(np.linalg.norm(p - (0, y, 0), axis=1) for y in (-1.875, 1.875))) <= 2.125
-    yield "half ball", shapes.ellipsoid((1, 1, 1)).cut((0, 1, 0), 0.2), \
-        lambda p: ((p ** 2).sum(1) <= 1) & (p[:, 1] <= 0.2)
+    yield (
+        "cylinder",
+        shapes.cylinder(0.6, 1.2, 0.8),
+        lambda p: ((p[:, 0] / 0.6) ** 2 + (p[:, 2] / 1.2) ** 2 <= 1) & (np.abs(p[:, 1]) <= 0.8),
+    )
+    yield (
+        "square frustum",
+        shapes.frustum(4, 1.0, 0.4, 0.5),
+        lambda p: (np.abs(p[:, [0, 2]]).max(1) <= 0.7 - 0.6 * p[:, 1]) & (np.abs(p[:, 1]) <= 0.5),
+    )
+    yield (
+        "lens",
+        shapes.lens(1.0, 0.5),
+        lambda p: np.maximum(*(np.linalg.norm(p - (0, y, 0), axis=1) for y in (-1.875, 1.875))) <= 2.125,
+    )
+    yield (
+        "half ball",
+        shapes.ellipsoid((1, 1, 1)).cut((0, 1, 0), 0.2),
+        lambda p: ((p**2).sum(1) <= 1) & (p[:, 1] <= 0.2),
+    )
     stone = shapes.polytope(rng, (1.0, 0.7, 0.9), 6)
     yield "stone", stone, lambda p: (p @ stone.normals.T <= stone.offsets).all(1)
-    yield "placed box", shapes.box((1.0, 0.5, 0.7)).placed((0.3, -0.2, 0.4), turn), \
-        lambda p: (np.abs((p - (0.3, -0.2, 0.4)) @ turn) <= (1.0, 0.5, 0.7)).all(1)
-    yield "placed cylinder", shapes.cylinder(0.6, 1.2, 0.8).placed((0.1, 0.2, 0.3), turn), \
-        lambda p: (((((p - (0.1, 0.2, 0.3)) @ turn)[:, [0, 2]] / (0.6, 1.2)) ** 2).sum(1) <= 1) \
-        & (np.abs(((p - (0.1, 0.2, 0.3)) @ turn)[:, 1]) <= 0.8)
+    yield (
+        "placed box",
+        shapes.box((1.0, 0.5, 0.7)).placed((0.3, -0.2, 0.4), turn),
+        lambda p: (np.abs((p - (0.3, -0.2, 0.4)) @ turn) <= (1.0, 0.5, 0.7)).all(1),
+    )
+    yield (
+        "placed cylinder",
+        shapes.cylinder(0.6, 1.2, 0.8).placed((0.1, 0.2, 0.3), turn),
+        lambda p: (
+            (((((p - (0.1, 0.2, 0.3)) @ turn)[:, [0, 2]] / (0.6, 1.2)) ** 2).sum(1) <= 1)
+            & (np.abs(((p - (0.1, 0.2, 0.3)) @ turn)[:, 1]) <= 0.8)
+        ),
+    )
 
 
 @pytest.mark.parametrize("body,inside", [pytest.param(b, i, id=n) for n, b, i in solids()])
@@ -63,8 +84,9 @@ def test_first_hit_agrees_with_marching_along_the_ray(body, inside):
     assert 20 < hit.sum() < 300
     np.testing.assert_allclose(got[hit], first[hit], atol=2 * (steps[1] - steps[0]))
     assert np.isinf(got[~hit & thick]).mean() > 0.98  # the rest are corners thinner than a step
-    np.testing.assert_array_less(np.linalg.norm(origin + got[hit, None] * directions[hit] - body.centre, axis=1),
-                                 body.radius + 1e-9)
+    np.testing.assert_array_less(
+        np.linalg.norm(origin + got[hit, None] * directions[hit] - body.centre, axis=1), body.radius + 1e-9
+    )
 
 
 def test_ray_along_a_cylinder_and_along_a_face():
@@ -88,8 +110,14 @@ def test_the_sphere_around_a_body_culls_no_hit():
     objects = synthetic_things.layout(rng)
     rays = synthetic_things.IMAGE.rays(12.0, rng)
     t, owner = cast(objects, 0, np.zeros(3), rays)
-    brute = np.stack([np.min([b.entry(-o.poses[0].shift @ o.poses[0].rotation, rays @ o.poses[0].rotation)
-                              for b in o.bodies], axis=0) for o in objects])
+    brute = np.stack(
+        [
+            np.min(
+                [b.entry(-o.poses[0].shift @ o.poses[0].rotation, rays @ o.poses[0].rotation) for b in o.bodies], axis=0
+            )
+            for o in objects
+        ]
+    )
     np.testing.assert_allclose(t, brute.min(0), rtol=1e-9)
     assert (owner[np.isinf(t)] == -1).all() and len(np.unique(owner)) > 5
     np.testing.assert_allclose(np.take_along_axis(brute, owner[None], 0)[0][owner >= 0], t[owner >= 0], rtol=1e-9)
@@ -113,6 +141,7 @@ def test_what_becomes_hidden_or_leaves_gives_no_points():
 
 
 # ---- scenes ----
+
 
 def test_no_point_is_occluded_in_either_frame(made):
     module, scenes = made
@@ -164,9 +193,15 @@ def test_clouds_are_in_view_near_and_many(made):
 
 
 def test_flow_statistics():
-    medians = {name: np.array([np.median(np.linalg.norm(made.pc2 - made.pc1, axis=1)) for made in
-                               (module.build(np.random.default_rng((8, k))) for k in range(40))])
-               for name, module in MODULES.items()}
+    medians = {
+        name: np.array(
+            [
+                np.median(np.linalg.norm(made.pc2 - made.pc1, axis=1))
+                for made in (module.build(np.random.default_rng((8, k))) for k in range(40))
+            ]
+        )
+        for name, module in MODULES.items()
+    }
     assert 0.7 < np.median(medians["synthetic-things"]) < 1.3
     assert 0.02 < medians["synthetic-things"].min() < 0.6 and 1.3 < medians["synthetic-things"].max() < 4.0
     assert 0.8 < np.median(medians["synthetic-drive"]) < 1.3
@@ -174,8 +209,9 @@ def test_flow_statistics():
 
 
 def test_things_have_many_shapes():
-    counts = {len(item.bodies) for k in range(10)
-              for item in synthetic_things.layout(np.random.default_rng((7, k)))[1:]}
+    counts = {
+        len(item.bodies) for k in range(10) for item in synthetic_things.layout(np.random.default_rng((7, k)))[1:]
+    }
     assert len(counts) >= 6
 
 
@@ -188,6 +224,7 @@ def test_drive_has_no_ground_and_the_road_hides_nothing():
 
 # ---- the sets ----
 
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_scene_depends_on_seed_part_and_index_only(name):
     scenes = open_scenes(name, "train", num_scenes=3, seed=4)
@@ -197,8 +234,12 @@ def test_a_scene_depends_on_seed_part_and_index_only(name):
     np.testing.assert_array_equal(last.pc1, again.pc1)
     np.testing.assert_array_equal(last.pc2, again.pc2)
     assert last.name == f"{name}/train/000002" == scenes[-1].name and last.camera == MODULES[name].IMAGE.camera
-    others = [scenes[1], open_scenes(name, "train", seed=5)[2], open_scenes(name, "validation", seed=4)[2],
-              open_scenes(name, "test", seed=4)[2]]
+    others = [
+        scenes[1],
+        open_scenes(name, "train", seed=5)[2],
+        open_scenes(name, "validation", seed=4)[2],
+        open_scenes(name, "test", seed=4)[2],
+    ]
     clouds = [last.pc1, *(scene.pc1 for scene in others)]
     for a in range(len(clouds)):
         for b in range(a):

@@ -114,9 +114,13 @@ MISTAKES = [
 @pytest.mark.parametrize("flags, line", MISTAKES, ids=[" ".join(flags) or "nothing" for flags, _ in MISTAKES])
 def test_a_mistake_is_one_line_and_leaves_nothing(flags, line, files, tmp_path, capsys):
     source = np.ones((300, 3), np.float32)
-    broken = {"source": {"source": source}, "rows": {"source": source, "flow": source[1:]},
-              "flat": {"source": source, "flow": source.ravel()}, "nan": {"source": source, "flow": source * np.nan},
-              "pickle": {"source": source, "flow": np.array([None])}}
+    broken = {
+        "source": {"source": source},
+        "rows": {"source": source, "flow": source[1:]},
+        "flat": {"source": source, "flow": source.ravel()},
+        "nan": {"source": source, "flow": source * np.nan},
+        "pickle": {"source": source, "flow": np.array([None])},
+    }
     for name, arrays in broken.items():
         np.savez(tmp_path / f"{name}.npz", **arrays)
     (tmp_path / "cut.npz").write_bytes((files / "flow.npz").read_bytes()[:2000])
@@ -138,10 +142,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(flags, line, files, tmp_path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name, line", [
-    ("report.htm", "--html {tmp}/report.htm: the name must end in .html"),
-    ("no/report.html", "--html {tmp}/no/report.html: its folder does not exist; create it first"),
-])
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("report.htm", "--html {tmp}/report.htm: the name must end in .html"),
+        ("no/report.html", "--html {tmp}/no/report.html: its folder does not exist; create it first"),
+    ],
+)
 def test_a_report_that_cannot_be_written_is_said_at_once(name, line, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "provenance", lambda: pytest.fail("evaluated"))
     with pytest.raises(SystemExit) as caught:
@@ -151,8 +158,9 @@ def test_a_report_that_cannot_be_written_is_said_at_once(name, line, tmp_path, c
 
 def test_colours_of_directions():
     """Opposite directions differ most, no motion is grey, and the wheel's rim shows what it says."""
-    ahead, back, left = (flow_colours(np.array([v], np.float64), 1.0)[0].astype(int)
-                         for v in ([0, 0, 1], [0, 0, -1], [1, 0, 0]))
+    ahead, back, left = (
+        flow_colours(np.array([v], np.float64), 1.0)[0].astype(int) for v in ([0, 0, 1], [0, 0, -1], [1, 0, 0])
+    )
     still = flow_colours(np.zeros((1, 3)), 1.0)[0]
     assert np.ptp(still) <= 1
     assert np.abs(ahead - back).sum() > 200 and np.abs(ahead - left).sum() > 100

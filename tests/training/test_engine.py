@@ -56,9 +56,17 @@ def trainer_for(data: Path, out: Path, recipe: Recipe = RECIPE, gamma: float = 0
     task = TASKS["scene-flow"]
     out.mkdir(exist_ok=True)
     return Trainer(
-        net, partial(task.losses, method=OutputDistillation(gamma), teacher=teacher), open_part(data, "train"), collate,
-        evaluate_with or (lambda net, interrupted: evaluate(net, open_part(data, "validation"), CPU)), "EPE3D",
-        task.units, recipe, RunFolder(out), CPU, {"scenes": []},
+        net,
+        partial(task.losses, method=OutputDistillation(gamma), teacher=teacher),
+        open_part(data, "train"),
+        collate,
+        evaluate_with or (lambda net, interrupted: evaluate(net, open_part(data, "validation"), CPU)),
+        "EPE3D",
+        task.units,
+        recipe,
+        RunFolder(out),
+        CPU,
+        {"scenes": []},
     )
 
 
@@ -320,7 +328,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_samples(data, tmp_path, k
 def test_patience_ends_a_run_that_no_longer_improves(data, tmp_path):
     epes = iter([3.0, 2.0, 2.5, 2.0, 1.0])
     trainer = trainer_for(
-        data, tmp_path, Recipe(**{**vars(RECIPE), "steps": 100, "patience": 2}),
+        data,
+        tmp_path,
+        Recipe(**{**vars(RECIPE), "steps": 100, "patience": 2}),
         evaluate_with=lambda net, interrupted: Score({"EPE3D": next(epes)}, [], 0.0),
     )
     assert trainer.run() is None and trainer.finished()

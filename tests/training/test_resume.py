@@ -39,8 +39,19 @@ def flags(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("resume")
     teacher = save_teacher(folder / "teacher.pt")
     return [
-        *TINY, "--data-root", str(write_kitti(folder)), "--teacher", str(teacher), "--gamma", "0.3",
-        "--batch-size", "2", "--steps", str(STEPS), "--save-every", "1",
+        *TINY,
+        "--data-root",
+        str(write_kitti(folder)),
+        "--teacher",
+        str(teacher),
+        "--gamma",
+        "0.3",
+        "--batch-size",
+        "2",
+        "--steps",
+        str(STEPS),
+        "--save-every",
+        "1",
     ]
 
 

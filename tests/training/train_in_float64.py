@@ -44,8 +44,18 @@ def main(data: str, steps: int, out: str) -> None:
     Path(out).mkdir(exist_ok=True)
     losses = partial(task.losses, method=method, teacher=teacher)
     trainer = Trainer(
-        net, losses, pairs, collate_float64, lambda net, interrupted: Score({"EPE3D": 1.0}, [], 0.0), "EPE3D",
-        task.units, recipe, RunFolder(Path(out)), device, {}, method,
+        net,
+        losses,
+        pairs,
+        collate_float64,
+        lambda net, interrupted: Score({"EPE3D": 1.0}, [], 0.0),
+        "EPE3D",
+        task.units,
+        recipe,
+        RunFolder(Path(out)),
+        device,
+        {},
+        method,
         partial(task.refresh, batch=collate_float64([pairs[0, i] for i in range(2)]), method=method, teacher=teacher),
     )
     trainer.run()

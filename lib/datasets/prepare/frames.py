@@ -73,8 +73,9 @@ def write_frame(folder: Path, clouds: Clouds) -> None:
             raise
         sync_folder(folder.parent)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; what is finished stays, start again "
-                         f"to go on") from error
+        raise InputError(
+            f"cannot write {folder}: {error.strerror or error}; what is finished stays, start again to go on"
+        ) from error
 
 
 def _finished_rows(folder: Path) -> int:

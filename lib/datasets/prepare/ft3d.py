@@ -32,8 +32,12 @@ PIECES = (DISPARITY, HIDDEN, CHANGE, FLOW, HIDDEN_LATER)
 
 def open_raw(raw: Path) -> RawFrames:
     """The frames of both splits that have a future frame. Raises InputError naming pieces of the download missing."""
-    base = find_raw(raw, "FlyingThings3D_subset", lambda path: any((path / split).is_dir() for split in SPLITS),
-                    "the FlyingThings3D subset (folders train and val)")
+    base = find_raw(
+        raw,
+        "FlyingThings3D_subset",
+        lambda path: any((path / split).is_dir() for split in SPLITS),
+        "the FlyingThings3D subset (folders train and val)",
+    )
     names, incomplete = [], 0
     for split in SPLITS:
         ids, lacking = complete_frames(base / split, PIECES, lists=(FLOW, CHANGE, HIDDEN_LATER))
@@ -63,8 +67,10 @@ def convert(base: Path, name: str) -> Clouds:
     finite = np.isfinite(disparity) & np.isfinite(change) & np.isfinite(flow).all(axis=1)
     seen = finite & (disparity < 0.0) & (disparity + change < 0.0)
     if len(rows) and not seen.any():
-        raise InputError(f"{path(DISPARITY)}: no visible pixel has a negative disparity; the subset's left disparities "
-                         f"are negative, so these files are of another release")
+        raise InputError(
+            f"{path(DISPARITY)}: no visible pixel has a negative disparity; the subset's left disparities "
+            f"are negative, so these files are of another release"
+        )
     pc1 = lift(columns[seen], rows[seen], disparity[seen])
     pc2 = lift(columns[seen] + flow[seen, 0], rows[seen] + flow[seen, 1], disparity[seen] + change[seen])
     near = (pc1[:, 2] > NEAR) & (pc2[:, 2] > NEAR)

@@ -29,8 +29,10 @@ def read_png(path: Path, bits: tuple[int, ...], channels: int) -> np.ndarray:
     depth, colour = _check_png(path, content)
     if colour == 3 or PNG_CHANNELS[colour] != channels or depth not in bits:
         kind = "a palette" if colour == 3 else f"{PNG_CHANNELS[colour]} channel(s)"
-        raise InputError(f"{path} is a PNG of {depth} bits and {kind}, not of {' or '.join(map(str, bits))} bits and "
-                         f"{channels} channel(s): it was converted, {AGAIN}")
+        raise InputError(
+            f"{path} is a PNG of {depth} bits and {kind}, not of {' or '.join(map(str, bits))} bits and "
+            f"{channels} channel(s): it was converted, {AGAIN}"
+        )
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError(f"{path} is a damaged PNG: {AGAIN}")
@@ -81,8 +83,10 @@ def check_size(path: Path, image: np.ndarray, height: int, width: int) -> None:
 
 def _check_length(path: Path, present: int, expected: int, width: int, height: int) -> None:
     if width < 1 or height < 1 or present != expected:
-        raise InputError(f"{path} is damaged: its header says {width} x {height} px, that is {expected} bytes, "
-                         f"and {present} follow: {AGAIN}")
+        raise InputError(
+            f"{path} is damaged: its header says {width} x {height} px, that is {expected} bytes, "
+            f"and {present} follow: {AGAIN}"
+        )
 
 
 def _check_png(path: Path, content: bytes) -> tuple[int, int]:
@@ -97,8 +101,9 @@ def _check_png(path: Path, content: bytes) -> tuple[int, int]:
             raise InputError(f"{path} is a PNG cut short: {AGAIN}")
         name, body = content[start + 4 : start + 8], memoryview(content)[start + 4 : end - 4]
         if zlib.crc32(body) != int.from_bytes(content[end - 4 : end], "big"):
-            raise InputError(f"{path} is a damaged PNG (the checksum of its part {name.decode('latin-1')!r} is "
-                             f"wrong): {AGAIN}")
+            raise InputError(
+                f"{path} is a damaged PNG (the checksum of its part {name.decode('latin-1')!r} is wrong): {AGAIN}"
+            )
         start = end
     if content[25] not in PNG_CHANNELS:
         raise InputError(f"{path} is a damaged PNG (colour type {content[25]}): {AGAIN}")

@@ -31,8 +31,12 @@ CALIB = Piece("calib_cam_to_cam", ".txt", CALIBRATION)
 def open_raw(raw: Path) -> RawFrames:
     """The training frames. Raises InputError naming pieces of the download that are missing, with their archive."""
     folders = [piece.folder for piece in (DISPARITY, DISPARITY_LATER, FLOW, CALIB)]
-    base = find_raw(raw, "training", lambda path: any((path / folder).is_dir() for folder in folders),
-                    "KITTI Scene Flow 2015 (folder training)")
+    base = find_raw(
+        raw,
+        "training",
+        lambda path: any((path / folder).is_dir() for folder in folders),
+        "KITTI Scene Flow 2015 (folder training)",
+    )
     images = (DISPARITY, DISPARITY_LATER, FLOW)
     names, incomplete = complete_frames(base, (*images, CALIB), lists=images)
     return RawFrames(FOLDER_NAMES[0], names, lambda name: convert(base, name), incomplete)
@@ -82,5 +86,4 @@ def read_calibration(path: Path) -> Camera:
             if not np.isfinite(matrix).all() or matrix[0, 0] <= 0.0 or matrix[0, 0] != matrix[1, 1]:
                 break
             return Camera(-matrix[0, 0], matrix[0, 2], matrix[1, 2], *matrix[:, 3])
-    raise InputError(f"{path} has no line P_rect_02 of 12 numbers with one focal length: "
-                     f"extract {CALIBRATION} again")
+    raise InputError(f"{path} has no line P_rect_02 of 12 numbers with one focal length: extract {CALIBRATION} again")

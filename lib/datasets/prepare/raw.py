@@ -64,9 +64,11 @@ def complete_frames(base: Path, pieces: Sequence[Piece], lists: Sequence[Piece])
     for piece in pieces:
         lacking = sorted(frames - present[piece])
         if lacking:
-            warnings.warn(f"{base / piece.folder} lacks {len(lacking)} of {len(frames)} frames, the first is "
-                          f"{lacking[0]}{piece.ending}: these are left out; extract {piece.archive} again to have them",
-                          stacklevel=1)
+            warnings.warn(
+                f"{base / piece.folder} lacks {len(lacking)} of {len(frames)} frames, the first is "
+                f"{lacking[0]}{piece.ending}: these are left out; extract {piece.archive} again to have them",
+                stacklevel=1,
+            )
     complete = frames.intersection(*present.values())
     if not complete:
         raise InputError(f"{base}: no frame has all its pieces; extract the archives again")

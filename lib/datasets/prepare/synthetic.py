@@ -16,8 +16,10 @@ from lib.errors import InputError
 
 def things(num_scenes: int) -> RawFrames:
     """The first `num_scenes` training scenes in train/, and as many test scenes, at most all, in val/."""
-    parts = {"train": synthetic_things.open_part("train", num_scenes, 0),
-             "val": synthetic_things.open_part("test", None, 0)}
+    parts = {
+        "train": synthetic_things.open_part("train", num_scenes, 0),
+        "val": synthetic_things.open_part("test", None, 0),
+    }
     names = [f"{part}/{i:07d}" for part, scenes in parts.items() for i in range(min(num_scenes, len(scenes)))]
 
     def convert(name: str) -> Clouds:
@@ -31,8 +33,10 @@ def things(num_scenes: int) -> RawFrames:
 def drive(num_scenes: int) -> RawFrames:
     """The first `num_scenes` training scenes. Raises InputError for more than KITTI's layout has frames."""
     if num_scenes > kitti.FULL_COUNT:
-        raise InputError(f"KITTI's layout has {kitti.FULL_COUNT} frames: synthetic-drive is written for at most as "
-                         f"many scenes, not {num_scenes}")
+        raise InputError(
+            f"KITTI's layout has {kitti.FULL_COUNT} frames: synthetic-drive is written for at most as "
+            f"many scenes, not {num_scenes}"
+        )
     scenes = synthetic_drive.open_part("train", num_scenes, 0)
 
     def convert(name: str) -> Clouds:

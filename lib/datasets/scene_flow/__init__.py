@@ -15,8 +15,18 @@ from lib.datasets.scene_flow.pairs import FlowBatch, FlowPair, FlowPairs, collat
 from lib.datasets.scene_flow.scene import Scene, SceneSource
 from lib.errors import InputError
 
-__all__ = ["AUGMENTED", "DATASETS", "Dataset", "FlowBatch", "FlowPair", "FlowPairs", "Scene", "SceneSource", "collate",
-           "open_scenes"]
+__all__ = [
+    "AUGMENTED",
+    "DATASETS",
+    "Dataset",
+    "FlowBatch",
+    "FlowPair",
+    "FlowPairs",
+    "Scene",
+    "SceneSource",
+    "collate",
+    "open_scenes",
+]
 
 PARTS = ("train", "validation", "test")
 
@@ -41,8 +51,14 @@ DATASETS = {
 AUGMENTED = tuple(name for name, entry in DATASETS.items() if entry.augment)
 
 
-def open_scenes(dataset: str, part: str, root: Path | None = None, subset: str = "full",
-                num_scenes: int | None = None, seed: int = 0) -> SceneSource:
+def open_scenes(
+    dataset: str,
+    part: str,
+    root: Path | None = None,
+    subset: str = "full",
+    num_scenes: int | None = None,
+    seed: int = 0,
+) -> SceneSource:
     """The scenes of one part of a data set.
 
     part: "train" (what the optimiser sees), "validation" (held out of the training data, to choose a checkpoint by),

@@ -22,8 +22,9 @@ QUARTER = 4  # the published quarter set: every 4th scene of the training list
 
 def open_part(part: str, root: Path | None, subset: str) -> processed.FolderScenes:
     """Scenes of one part ("train", "validation" or "test"). Raises InputError for missing or empty folders."""
-    base = processed.find_folder(root, "ft3d", FOLDER_NAMES,
-                                 lambda path: (path / "train").is_dir() or (path / "val").is_dir())
+    base = processed.find_folder(
+        root, "ft3d", FOLDER_NAMES, lambda path: (path / "train").is_dir() or (path / "val").is_dir()
+    )
     split = "val" if part == "test" else "train"
     ids = processed.scene_ids(base / split)
     processed.warn_about_count(base / split, len(ids), FULL_COUNTS[split])

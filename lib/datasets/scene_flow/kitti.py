@@ -28,9 +28,13 @@ FRAME_TABLE = Path(__file__).with_name("kitti_frames.csv")
 def frame_table() -> dict[str, tuple[bool, Camera]]:
     """frame id -> (is it evaluated, its camera), for all 200 frames. x and y are stored negated, so f = -P00."""
     with open(FRAME_TABLE, newline="") as file:
-        return {row["frame"]: (row["evaluated"] == "1",
-                               Camera(-float(row["f"]), *(float(row[k]) for k in ("cx", "cy", "p03", "p13", "p23"))))
-                for row in csv.DictReader(file)}
+        return {
+            row["frame"]: (
+                row["evaluated"] == "1",
+                Camera(-float(row["f"]), *(float(row[k]) for k in ("cx", "cy", "p03", "p13", "p23"))),
+            )
+            for row in csv.DictReader(file)
+        }
 
 
 def evaluated_frames() -> list[str]:
@@ -45,8 +49,10 @@ def part_frames(part: str, present: list[str]) -> list[str]:
     """
     unknown = [frame for frame in present if frame not in frame_table()]
     if unknown:
-        raise InputError(f"KITTI Scene Flow 2015 has no training frame {unknown[0]} (its frames are 000000 to 000199): "
-                         f"remove that folder")
+        raise InputError(
+            f"KITTI Scene Flow 2015 has no training frame {unknown[0]} (its frames are 000000 to 000199): "
+            f"remove that folder"
+        )
     evaluated = evaluated_frames()
     training, test = evaluated[:NUM_TRAINING], evaluated[NUM_TRAINING:]
     if part in ("train", "validation"):
@@ -56,15 +62,18 @@ def part_frames(part: str, present: list[str]) -> list[str]:
     frames = [frame for frame in wanted if frame in set(present)]
     if not frames:
         fix = "use --split all for every evaluated frame present" if part == "test" else "add evaluated frames"
-        raise InputError(f"none of the {len(wanted)} KITTI frames of the {what} ({wanted[0]} to {wanted[-1]}) is "
-                         f"there, only {_few(present)}: {fix}")
+        raise InputError(
+            f"none of the {len(wanted)} KITTI frames of the {what} ({wanted[0]} to {wanted[-1]}) is "
+            f"there, only {_few(present)}: {fix}"
+        )
     return frames
 
 
 def open_part(part: str, root: Path | None, subset: str) -> processed.FolderScenes:
     """Scenes of one part ("train", "validation", "test" or "all"). Raises InputError for a folder missing or empty."""
-    base = processed.find_folder(root, "kitti", FOLDER_NAMES,
-                                 lambda path: any(processed.is_scene_id(entry.name) for entry in path.iterdir()))
+    base = processed.find_folder(
+        root, "kitti", FOLDER_NAMES, lambda path: any(processed.is_scene_id(entry.name) for entry in path.iterdir())
+    )
     present = processed.scene_ids(base)
     processed.warn_about_count(base, len(present), FULL_COUNT)
     frames = part_frames(part, present)

@@ -51,8 +51,14 @@ class FlowPairs(torch.utils.data.Dataset):
     out. Raises InputError for num_points < 1, a negative seed, and for a scene without any row nearer than max_depth.
     """
 
-    def __init__(self, scenes: SceneSource, num_points: int | None, augment: bool = False, seed: int = 0,
-                 max_depth: float = MAX_DEPTH):
+    def __init__(
+        self,
+        scenes: SceneSource,
+        num_points: int | None,
+        augment: bool = False,
+        seed: int = 0,
+        max_depth: float = MAX_DEPTH,
+    ):
         if num_points is not None and num_points < 1:
             raise InputError(f"number of points is {num_points}; it must be at least 1")
         if seed < 0:
@@ -79,8 +85,10 @@ class FlowPairs(torch.utils.data.Dataset):
         near = transforms.within_depth(scene.pc1, scene.pc2, self.max_depth)
         pc1, pc2 = scene.pc1[near], scene.pc2[near]
         if len(pc1) == 0:
-            raise InputError(f"scene {scene.name} has no point nearer than {self.max_depth:g} m in both clouds; "
-                             f"remove it or prepare it again")
+            raise InputError(
+                f"scene {scene.name} has no point nearer than {self.max_depth:g} m in both clouds; "
+                f"remove it or prepare it again"
+            )
         if self.num_points is None:
             rows1, rows2 = np.arange(len(pc1)), rng.permutation(len(pc2))
         else:
@@ -89,14 +97,19 @@ class FlowPairs(torch.utils.data.Dataset):
         xyz1, moved, xyz2 = pc1[rows1], pc2[rows1], pc2[rows2]
         if augment:
             xyz1, moved, xyz2 = transforms.augment(xyz1, moved, xyz2, rng)
-        return FlowPair(torch.from_numpy(xyz1), torch.from_numpy(xyz2), torch.from_numpy(moved - xyz1),
-                        scene.name, scene.camera)
+        return FlowPair(
+            torch.from_numpy(xyz1), torch.from_numpy(xyz2), torch.from_numpy(moved - xyz1), scene.name, scene.camera
+        )
 
 
 def collate(pairs: Sequence[FlowPair]) -> FlowBatch:
     """Stack samples into a batch. Raises InputError when their clouds differ in size."""
     if len({(pair.xyz1.shape, pair.xyz2.shape) for pair in pairs}) > 1:
         raise InputError("clouds of a batch differ in size: draw a number of points from each, or use batch size 1")
-    return FlowBatch(torch.stack([pair.xyz1 for pair in pairs]), torch.stack([pair.xyz2 for pair in pairs]),
-                     torch.stack([pair.flow for pair in pairs]), [pair.name for pair in pairs],
-                     [pair.camera for pair in pairs])
+    return FlowBatch(
+        torch.stack([pair.xyz1 for pair in pairs]),
+        torch.stack([pair.xyz2 for pair in pairs]),
+        torch.stack([pair.flow for pair in pairs]),
+        [pair.name for pair in pairs],
+        [pair.camera for pair in pairs],
+    )

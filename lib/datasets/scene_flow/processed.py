@@ -50,8 +50,10 @@ def find_folder(root: Path | None, dataset: str, folder_names: Sequence[str], is
             return root / name
     if root.is_dir() and is_it(root):
         return root
-    raise InputError(f"no folder {names} in {root}: prepare the data set in the processed layout there "
-                     f"(README.md, Data) or give another --data-root")
+    raise InputError(
+        f"no folder {names} in {root}: prepare the data set in the processed layout there "
+        f"(README.md, Data) or give another --data-root"
+    )
 
 
 def scene_ids(folder: Path) -> list[str]:
@@ -60,8 +62,9 @@ def scene_ids(folder: Path) -> list[str]:
         raise InputError(f"no folder {folder}: prepare the data set in the processed layout there (README.md, Data)")
     ids = sorted(entry.name for entry in folder.iterdir() if is_scene_id(entry.name) and entry.is_dir())
     if not ids:
-        raise InputError(f"{folder} is empty: it should hold one folder per scene, named by digits, "
-                         f"with pc1.npy and pc2.npy")
+        raise InputError(
+            f"{folder} is empty: it should hold one folder per scene, named by digits, with pc1.npy and pc2.npy"
+        )
     return ids
 
 
@@ -82,8 +85,10 @@ def cut_validation(training: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises InputError when the list has fewer than two scenes.
     """
     if len(training) < 2:
-        raise InputError(f"{len(training)} training scene(s) found, at least 2 are needed: "
-                         f"one to train on and one to hold out for validation")
+        raise InputError(
+            f"{len(training)} training scene(s) found, at least 2 are needed: "
+            f"one to train on and one to hold out for validation"
+        )
     held_out = min(max(len(training) // VALIDATION_SHARE, 1), VALIDATION_LIMIT)
     return list(training[:-held_out]), list(training[-held_out:])
 
@@ -93,8 +98,10 @@ def read_pair(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     pc1 = read_cloud(folder / "pc1.npy")
     pc2 = read_cloud(folder / "pc2.npy")
     if len(pc1) != len(pc2):
-        raise InputError(f"{folder}: pc1.npy has {len(pc1)} rows and pc2.npy has {len(pc2)}; "
-                         f"row i of pc2 must be where row i of pc1 moved, so prepare this scene again")
+        raise InputError(
+            f"{folder}: pc1.npy has {len(pc1)} rows and pc2.npy has {len(pc2)}; "
+            f"row i of pc2 must be where row i of pc1 moved, so prepare this scene again"
+        )
     return pc1, pc2
 
 
@@ -110,16 +117,20 @@ def read_cloud(path: Path) -> np.ndarray:
         raise InputError(f"{path} has no rows; prepare this scene again or remove its folder")
     bad_rows = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
     if len(bad_rows):
-        raise InputError(f"{path} has NaN or infinity in {len(bad_rows)} row(s), the first is row {bad_rows[0]}; "
-                         f"prepare this scene again")
+        raise InputError(
+            f"{path} has NaN or infinity in {len(bad_rows)} row(s), the first is row {bad_rows[0]}; "
+            f"prepare this scene again"
+        )
     return cloud
 
 
 def check_depth(folder: Path, pc1: np.ndarray) -> None:
     """Raise InputError when the whole cloud lies behind the camera: its signs were stored another way."""
     if not (pc1[:, 2] > 0).any():
-        raise InputError(f"{folder}: no point of pc1.npy lies in front of the camera after the data set's sign rule; "
-                         f"prepare this scene again with the signs of the processed layout")
+        raise InputError(
+            f"{folder}: no point of pc1.npy lies in front of the camera after the data set's sign rule; "
+            f"prepare this scene again with the signs of the processed layout"
+        )
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -130,12 +141,14 @@ def read_npy(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         try:
             version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0,
-                           (2, 0): np.lib.format.read_array_header_2_0}[version]
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+                version
+            ]
             shape, _, dtype = read_header(file)
         except (ValueError, KeyError) as error:
-            raise InputError(f"{path} is not a complete .npy file; "
-                             f"save it again with numpy.save as float32 of shape (n, 3)") from error
+            raise InputError(
+                f"{path} is not a complete .npy file; save it again with numpy.save as float32 of shape (n, 3)"
+            ) from error
         if dtype.hasobject:
             raise InputError(f"{path} holds pickled objects, which are never loaded; save it again as float32")
         if dtype not in (np.float32, np.float64):
@@ -145,8 +158,10 @@ def read_npy(path: Path) -> np.ndarray:
         expected = shape[0] * 3 * dtype.itemsize
         present = path.stat().st_size - file.tell()
         if present != expected:
-            raise InputError(f"{path} is damaged: its header promises {expected} bytes of coordinates, "
-                             f"the file has {present}; copy or prepare it again")
+            raise InputError(
+                f"{path} is damaged: its header promises {expected} bytes of coordinates, "
+                f"the file has {present}; copy or prepare it again"
+            )
         file.seek(0)
         cloud = np.lib.format.read_array(file, allow_pickle=False)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which the caller reports

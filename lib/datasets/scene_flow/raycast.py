@@ -70,8 +70,9 @@ class Image(NamedTuple):
         return ahead & (u >= -0.5) & (u <= self.width - 0.5) & (v >= -0.5) & (v <= self.height - 0.5)
 
 
-def cast(objects: Sequence[RigidObject], frame: int, eye: np.ndarray,
-         directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cast(
+    objects: Sequence[RigidObject], frame: int, eye: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """First surface on the rays eye (3,) + t directions (R, 3), in the camera frame of `frame` (0 or 1).
 
     Returns t (R,), inf where nothing is met, and the index (R,) of the object met, -1 for none. A ray is tried against

@@ -30,13 +30,21 @@ class Body:
         rotation = np.eye(3) if rotation is None else rotation
         shift = np.asarray(shift, dtype=np.float64)
         normals = self.normals @ rotation.T
-        return Body(tuple((a @ rotation.T, rotation @ c + shift) for a, c in self.quadrics), normals,
-                    self.offsets + normals @ shift, rotation @ self.centre + shift, self.radius)
+        return Body(
+            tuple((a @ rotation.T, rotation @ c + shift) for a, c in self.quadrics),
+            normals,
+            self.offsets + normals @ shift,
+            rotation @ self.centre + shift,
+            self.radius,
+        )
 
     def cut(self, normal: Sequence[float], offset: float) -> Body:
         """The part of the body with normal . x <= offset."""
-        return replace(self, normals=np.vstack([self.normals, np.asarray(normal, dtype=np.float64)]),
-                       offsets=np.append(self.offsets, offset))
+        return replace(
+            self,
+            normals=np.vstack([self.normals, np.asarray(normal, dtype=np.float64)]),
+            offsets=np.append(self.offsets, offset),
+        )
 
     def entry(self, origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Ray parameter t (R,) of the first point of the body on origin (3,) + t directions (R, 3), t >= 0.
@@ -82,8 +90,13 @@ def box(half: Sequence[float]) -> Body:
 def cylinder(radius_x: float, radius_z: float, half_height: float) -> Body:
     """An elliptic cylinder with flat ends."""
     matrix = np.array([[1.0 / radius_x, 0.0, 0.0], [0.0, 0.0, 1.0 / radius_z]])
-    return Body(((matrix, np.zeros(3)),), np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]),
-                np.array([half_height, half_height]), np.zeros(3), np.hypot(max(radius_x, radius_z), half_height))
+    return Body(
+        ((matrix, np.zeros(3)),),
+        np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]),
+        np.array([half_height, half_height]),
+        np.zeros(3),
+        np.hypot(max(radius_x, radius_z), half_height),
+    )
 
 
 def frustum(sides: int, bottom: float, top: float, half_height: float) -> Body:
@@ -109,8 +122,12 @@ def polytope(rng: np.random.Generator, half: Sequence[float], faces: int) -> Bod
 
 def lens(radius: float, thickness: float) -> Body:
     """Two equal balls' intersection: a disc about y of the given radius, `thickness` thick at most (< 2 radius)."""
-    bend = (radius ** 2 + 0.25 * thickness ** 2) / thickness  # the balls' radius
+    bend = (radius**2 + 0.25 * thickness**2) / thickness  # the balls' radius
     lift = bend - 0.5 * thickness
     ball = np.eye(3) / bend
-    return Body(((ball, np.array([0.0, lift, 0.0])), (ball, np.array([0.0, -lift, 0.0]))), *NO_PLANES,
-                np.zeros(3), max(radius, 0.5 * thickness))
+    return Body(
+        ((ball, np.array([0.0, lift, 0.0])), (ball, np.array([0.0, -lift, 0.0]))),
+        *NO_PLANES,
+        np.zeros(3),
+        max(radius, 0.5 * thickness),
+    )

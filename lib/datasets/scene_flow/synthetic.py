@@ -28,8 +28,16 @@ class ProceduralScenes:
     num_scenes sets the size of the part "train" only. Raises InputError for num_scenes < 1 and a negative seed.
     """
 
-    def __init__(self, name: str, stream: int, build: Callable[[np.random.Generator], Render], camera: Camera,
-                 part: str, num_scenes: int | None = None, seed: int = 0):
+    def __init__(
+        self,
+        name: str,
+        stream: int,
+        build: Callable[[np.random.Generator], Render],
+        camera: Camera,
+        part: str,
+        num_scenes: int | None = None,
+        seed: int = 0,
+    ):
         if num_scenes is not None and num_scenes < 1:
             raise InputError(f"number of scenes is {num_scenes}; it must be at least 1")
         if seed < 0:

@@ -119,8 +119,11 @@ def _end(rng: np.random.Generator) -> list[Body]:
     if rng.random() < 0.6:
         return []
     half = np.array([rng.uniform(6.0, 15.0), rng.uniform(3.0, 6.0), 4.0])
-    return [shapes.box(half).placed((rng.normal(0.0, 4.0), half[1], rng.uniform(24.0, 34.0) + half[2]),
-                                    _turn(rng.normal(0.0, 8.0)))]
+    return [
+        shapes.box(half).placed(
+            (rng.normal(0.0, 4.0), half[1], rng.uniform(24.0, 34.0) + half[2]), _turn(rng.normal(0.0, 8.0))
+        )
+    ]
 
 
 def _building(rng: np.random.Generator, side: float, x: float, z: float, length: float) -> list[Body]:
@@ -137,12 +140,14 @@ def _fence(rng: np.random.Generator, x: float, z: float, length: float) -> list[
     """Posts and two rails, or a low wall between the posts."""
     height = rng.uniform(0.9, 1.8)
     count = int(length / 1.5) + 1
-    bodies = [shapes.box((0.06, 0.5 * height, 0.06)).placed((x, 0.5 * height, p))
-              for p in np.linspace(z, z + length, count)]
+    bodies = [
+        shapes.box((0.06, 0.5 * height, 0.06)).placed((x, 0.5 * height, p)) for p in np.linspace(z, z + length, count)
+    ]
     panel = 0.42 * height if rng.random() < 0.5 else 0.05
     levels = (0.5,) if panel > 0.05 else (0.4, 0.9)
-    return bodies + [shapes.box((0.03, panel, 0.5 * length)).placed((x, level * height, z + 0.5 * length))
-                     for level in levels]
+    return bodies + [
+        shapes.box((0.03, panel, 0.5 * length)).placed((x, level * height, z + 0.5 * length)) for level in levels
+    ]
 
 
 def _hedge(rng: np.random.Generator, x: float, z: float, length: float) -> Body:
@@ -174,8 +179,9 @@ def _pole(rng: np.random.Generator, place: np.ndarray, side: float) -> list[Body
 def _vehicle(rng: np.random.Generator, place: np.ndarray, direction: float) -> list[Body]:
     """A car, a van or a truck on four wheels. direction +1: it faces along the street, -1: against it."""
     kind = rng.choice(3, p=(0.75, 0.15, 0.1))
-    length, wide, low, high = ((4.3, 1.75, 0.8, 1.5), (5.2, 1.95, 1.1, 2.2), (7.5, 2.3, 1.2, 3.2))[kind] \
-        * rng.uniform(0.9, 1.1, 4)
+    length, wide, low, high = ((4.3, 1.75, 0.8, 1.5), (5.2, 1.95, 1.1, 2.2), (7.5, 2.3, 1.2, 3.2))[kind] * rng.uniform(
+        0.9, 1.1, 4
+    )
     clearance, wheel = 0.2, 0.32
     z, wide = 0.5 * length, 0.5 * wide
     hull = shapes.box((wide, 0.5 * (low - clearance), z)).placed((0.0, 0.5 * (low + clearance), 0.0))
@@ -185,8 +191,11 @@ def _vehicle(rng: np.random.Generator, place: np.ndarray, direction: float) -> l
     cabin = cabin.cut((0.0, slant, 1.0), front * z + slant * low).cut((0.0, slant, -1.0), rear * z + slant * low)
     cabin = cabin.cut((1.0, 0.3, 0.0), 0.92 * wide + 0.3 * low).cut((-1.0, 0.3, 0.0), 0.92 * wide + 0.3 * low)
     sideways = rotation_about(np.array([0.0, 0.0, 1.0]), np.pi / 2)
-    wheels = [shapes.cylinder(wheel, wheel, 0.12).placed((x * (wide - 0.1), wheel, 0.6 * end * z), sideways)
-              for x in (-1, 1) for end in (-1, 1)]
+    wheels = [
+        shapes.cylinder(wheel, wheel, 0.12).placed((x * (wide - 0.1), wheel, 0.6 * end * z), sideways)
+        for x in (-1, 1)
+        for end in (-1, 1)
+    ]
     pose = _turn(rng.normal(0.0, 2.0) + (0.0 if direction > 0 else 180.0))
     return [body.placed(place, pose) for body in (hull, cabin, *wheels)]
 
@@ -197,5 +206,8 @@ def _pedestrian(rng: np.random.Generator, place: np.ndarray) -> list[Body]:
     stride = rng.uniform(0.0, 0.2)
     leg = shapes.cylinder(0.09, 0.09, 0.24 * tall)
     legs = [leg.placed(place + (0.1 * s, 0.24 * tall, s * stride)) for s in (-1, 1)]
-    return [*legs, shapes.ellipsoid((0.25, 0.24 * tall, 0.16)).placed(place + (0.0, 0.66 * tall, 0.0)),
-            shapes.ellipsoid((0.1, 0.13, 0.11)).placed(place + (0.0, 0.93 * tall, 0.0))]
+    return [
+        *legs,
+        shapes.ellipsoid((0.25, 0.24 * tall, 0.16)).placed(place + (0.0, 0.66 * tall, 0.0)),
+        shapes.ellipsoid((0.1, 0.13, 0.11)).placed(place + (0.0, 0.93 * tall, 0.0)),
+    ]

@@ -100,6 +100,7 @@ BIG_SOLIDS = (
 
 # Families of flying objects: (rng, size) -> bodies within about `size` metres of the origin.
 
+
 def _solid(rng: np.random.Generator, size: float) -> list[Body]:
     a, b, c = size * rng.uniform(0.3, 0.9, 3)
     kind = rng.integers(8)
@@ -123,8 +124,11 @@ def _solid(rng: np.random.Generator, size: float) -> list[Body]:
 def _table(rng: np.random.Generator, size: float) -> list[Body]:
     wide, deep, leg = size * rng.uniform((0.5, 0.4, 0.3), (0.8, 0.7, 0.6))
     thin = size * rng.uniform(0.05, 0.1)
-    legs = [shapes.box((thin, leg, thin)).placed((x * (wide - thin), -leg, z * (deep - thin)))
-            for x in (-1, 1) for z in (-1, 1)]
+    legs = [
+        shapes.box((thin, leg, thin)).placed((x * (wide - thin), -leg, z * (deep - thin)))
+        for x in (-1, 1)
+        for z in (-1, 1)
+    ]
     return [shapes.box((wide, thin, deep)), *legs]
 
 
@@ -136,8 +140,11 @@ def _chair(rng: np.random.Generator, size: float) -> list[Body]:
 def _dumbbell(rng: np.random.Generator, size: float) -> list[Body]:
     left, right = size * rng.uniform(0.2, 0.4, 2)
     bar = shapes.cylinder(0.08 * size, 0.08 * size, 0.7 * size)
-    return [bar, shapes.ellipsoid((left, left, left)).placed((0.0, -0.7 * size, 0.0)),
-            shapes.ellipsoid((right, right, right)).placed((0.0, 0.7 * size, 0.0))]
+    return [
+        bar,
+        shapes.ellipsoid((left, left, left)).placed((0.0, -0.7 * size, 0.0)),
+        shapes.ellipsoid((right, right, right)).placed((0.0, 0.7 * size, 0.0)),
+    ]
 
 
 def _cross(rng: np.random.Generator, size: float) -> list[Body]:
@@ -149,27 +156,34 @@ def _cross(rng: np.random.Generator, size: float) -> list[Body]:
 def _lamp(rng: np.random.Generator, size: float) -> list[Body]:
     shade = size * rng.uniform(0.25, 0.5)
     foot = size * rng.uniform(0.2, 0.4)
-    return [shapes.cylinder(0.04 * size, 0.04 * size, 0.8 * size),
-            shapes.frustum(12, shade, 0.5 * shade, 0.6 * shade).placed((0.0, 0.7 * size, 0.0)),
-            shapes.lens(foot, 0.4 * foot).placed((0.0, -0.8 * size, 0.0))]
+    return [
+        shapes.cylinder(0.04 * size, 0.04 * size, 0.8 * size),
+        shapes.frustum(12, shade, 0.5 * shade, 0.6 * shade).placed((0.0, 0.7 * size, 0.0)),
+        shapes.lens(foot, 0.4 * foot).placed((0.0, -0.8 * size, 0.0)),
+    ]
 
 
 def _aeroplane(rng: np.random.Generator, size: float) -> list[Body]:
     span, chord = size * rng.uniform((0.7, 0.12), (1.0, 0.25))
     thin = 0.04 * size
-    return [shapes.ellipsoid((0.14 * size, 0.14 * size, size)),
-            shapes.box((span, thin, chord)).placed((0.0, 0.0, size * rng.uniform(-0.1, 0.2))),
-            shapes.box((0.4 * span, thin, 0.6 * chord)).placed((0.0, 0.0, -0.85 * size)),
-            shapes.box((thin, 0.3 * size, 0.6 * chord)).placed((0.0, 0.25 * size, -0.85 * size))]
+    return [
+        shapes.ellipsoid((0.14 * size, 0.14 * size, size)),
+        shapes.box((span, thin, chord)).placed((0.0, 0.0, size * rng.uniform(-0.1, 0.2))),
+        shapes.box((0.4 * span, thin, 0.6 * chord)).placed((0.0, 0.0, -0.85 * size)),
+        shapes.box((thin, 0.3 * size, 0.6 * chord)).placed((0.0, 0.25 * size, -0.85 * size)),
+    ]
 
 
 def _ring(rng: np.random.Generator, size: float) -> list[Body]:
     count = rng.integers(6, 11)
     radius, thick = 0.75 * size, size * rng.uniform(0.08, 0.2)
     half = radius * np.tan(np.pi / count) + 0.3 * thick
-    return [shapes.box((thick, thick, half)).placed((radius * np.cos(a), 0.0, radius * np.sin(a)),
-                                                    rotation_about(np.array([0.0, 1.0, 0.0]), -a))
-            for a in 2.0 * np.pi * np.arange(count) / count]
+    return [
+        shapes.box((thick, thick, half)).placed(
+            (radius * np.cos(a), 0.0, radius * np.sin(a)), rotation_about(np.array([0.0, 1.0, 0.0]), -a)
+        )
+        for a in 2.0 * np.pi * np.arange(count) / count
+    ]
 
 
 def _ladder(rng: np.random.Generator, size: float) -> list[Body]:
@@ -180,8 +194,10 @@ def _ladder(rng: np.random.Generator, size: float) -> list[Body]:
 
 
 def _cluster(rng: np.random.Generator, size: float) -> list[Body]:
-    return [_solid(rng, 0.6 * size)[0].placed(0.5 * size * _direction(rng), _orientation(rng))
-            for _ in range(rng.integers(2, 5))]
+    return [
+        _solid(rng, 0.6 * size)[0].placed(0.5 * size * _direction(rng), _orientation(rng))
+        for _ in range(rng.integers(2, 5))
+    ]
 
 
 FAMILIES = (_solid, _solid, _solid, _table, _chair, _dumbbell, _cross, _lamp, _aeroplane, _ring, _ladder, _cluster)

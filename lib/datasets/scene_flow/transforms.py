@@ -29,8 +29,9 @@ def draw(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
     return rng.choice(rows, count, replace=rows < count)
 
 
-def augment(xyz1: np.ndarray, moved: np.ndarray, xyz2: np.ndarray,
-            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def augment(
+    xyz1: np.ndarray, moved: np.ndarray, xyz2: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The published FlyingThings3D augmentation of a training sample.
 
     xyz1 (N, 3): the source; moved (N, 3): where each of its points goes (xyz1 + flow); xyz2 (M, 3): the target. Metres.

@@ -26,8 +26,21 @@ def _flow_embedding(
     outputs, channels = weight.shape
     out = query.new_empty(batch, queries, outputs)
     winner = torch.empty(out.shape, dtype=torch.int32, device=query.device)
-    args = (query.contiguous(), support.contiguous(), index.contiguous(), weight.contiguous(), bias.contiguous(), out,
-            winner, batch * queries, queries, support.shape[1], neighbours, channels, outputs)
+    args = (
+        query.contiguous(),
+        support.contiguous(),
+        index.contiguous(),
+        weight.contiguous(),
+        bias.contiguous(),
+        out,
+        winner,
+        batch * queries,
+        queries,
+        support.shape[1],
+        neighbours,
+        channels,
+        outputs,
+    )
     columns = 32 if outputs <= 32 or query.dtype == torch.float64 else 64
     grid = (blocks(batch * queries, QUERIES), blocks(outputs, columns))
     run(Launch("flow_embedding", instance("flow_embedding", query.dtype, columns), grid, THREADS, args))
@@ -67,9 +80,21 @@ def _edges(
     batch, queries, neighbours = index.shape
     outputs, channels = weight.shape
     edges, grad_query = query.new_empty(*index.shape, channels), query.new_empty(query.shape)
-    args = (query.contiguous(), support.contiguous(), index.contiguous(), weight.contiguous(), winner,
-            grad.contiguous(), edges, grad_query, queries, support.shape[1], neighbours, channels,
-            outputs)
+    args = (
+        query.contiguous(),
+        support.contiguous(),
+        index.contiguous(),
+        weight.contiguous(),
+        winner,
+        grad.contiguous(),
+        edges,
+        grad_query,
+        queries,
+        support.shape[1],
+        neighbours,
+        channels,
+        outputs,
+    )
     grid = (batch * queries, blocks(channels, CHANNELS))
     run(Launch("flow_embedding", instance("flow_embedding_edges", query.dtype), grid, CHANNELS, args))
     return edges, grad_query
@@ -85,8 +110,20 @@ def _matrix(query: Tensor, support: Tensor, index: Tensor, winner: Tensor, grad:
     batch, queries, neighbours = index.shape
     channels, outputs, rows = query.shape[2], winner.shape[2], batch * queries
     parts = query.new_empty(_slices(rows, outputs), outputs, channels, dtype=_sum_dtype(query))
-    args = (query.contiguous(), support.contiguous(), index.contiguous(), winner, grad.contiguous(), parts, rows,
-            queries, support.shape[1], neighbours, channels, outputs)
+    args = (
+        query.contiguous(),
+        support.contiguous(),
+        index.contiguous(),
+        winner,
+        grad.contiguous(),
+        parts,
+        rows,
+        queries,
+        support.shape[1],
+        neighbours,
+        channels,
+        outputs,
+    )
     threads = min(128, 32 * blocks(channels, 32))
     grid = (outputs, len(parts))
     run(Launch("flow_embedding", instance("flow_embedding_matrix", query.dtype), grid, threads, args))

@@ -24,8 +24,17 @@ def _weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     _, points, channels = values.shape
     batch, queries, neighbours = index.shape
     out = values.new_empty(batch, queries, channels)
-    args = (values.contiguous(), index.contiguous(), weights.contiguous(), out, out.numel(), queries, points,
-            neighbours, channels)
+    args = (
+        values.contiguous(),
+        index.contiguous(),
+        weights.contiguous(),
+        out,
+        out.numel(),
+        queries,
+        points,
+        neighbours,
+        channels,
+    )
     run(Launch("interpolate", instance("weighted_sum", values.dtype), (blocks(out.numel()), 1), ROWS, args))
     return out
 
@@ -57,8 +66,17 @@ def _weighted_sum_backward(values: Tensor, index: Tensor, grad: Tensor) -> Tenso
     _, points, channels = values.shape
     _, queries, neighbours = index.shape
     out = values.new_empty(index.shape)
-    args = (values.contiguous(), index.contiguous(), grad.contiguous(), out, out.numel(), queries, points, neighbours,
-            channels)
+    args = (
+        values.contiguous(),
+        index.contiguous(),
+        grad.contiguous(),
+        out,
+        out.numel(),
+        queries,
+        points,
+        neighbours,
+        channels,
+    )
     kernel = instance("weighted_sum_backward", values.dtype)
     run(Launch("interpolate", kernel, (blocks(32 * out.numel()), 1), ROWS, args))  # a warp an edge
     return out
@@ -73,8 +91,16 @@ def _(values, index, grad):
 def _weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
     batch, queries, neighbours = index.shape
     out = query.new_empty(index.shape)
-    args = (query.contiguous(), support.contiguous(), index.contiguous(), out, batch * queries, queries,
-            support.shape[1], neighbours)
+    args = (
+        query.contiguous(),
+        support.contiguous(),
+        index.contiguous(),
+        out,
+        batch * queries,
+        queries,
+        support.shape[1],
+        neighbours,
+    )
     kernel = instance("inverse_distance_weights", query.dtype)
     run(Launch("interpolate", kernel, (blocks(batch * queries), 1), ROWS, args))
     return out
@@ -99,8 +125,18 @@ _weights.register_autograd(_backward_weights, setup_context=_setup_sum)
 def _weights_backward(query: Tensor, support: Tensor, index: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     batch, queries, neighbours = index.shape
     edges, grad_query = query.new_empty(*index.shape, 3), query.new_empty(query.shape)
-    args = (query.contiguous(), support.contiguous(), index.contiguous(), grad.contiguous(), edges, grad_query,
-            batch * queries, queries, support.shape[1], neighbours)
+    args = (
+        query.contiguous(),
+        support.contiguous(),
+        index.contiguous(),
+        grad.contiguous(),
+        edges,
+        grad_query,
+        batch * queries,
+        queries,
+        support.shape[1],
+        neighbours,
+    )
     kernel = instance("inverse_distance_backward", query.dtype)
     run(Launch("interpolate", kernel, (blocks(batch * queries), 1), ROWS, args))
     return edges, grad_query

@@ -170,9 +170,7 @@ def bind(gpu: int) -> None:
     core().Device(gpu).set_current()
 
 
-def start(
-    kernel: Any, stream: int, grid: tuple[int, int], block: int, cluster: int, arguments: list[int]
-) -> None:
+def start(kernel: Any, stream: int, grid: tuple[int, int], block: int, cluster: int, arguments: list[int]) -> None:
     """Queues a loaded kernel on a stream of the current device; arguments are addresses and 64-bit integers."""
     # cuda-core counts clusters, not blocks, in the grid of a launch with clusters.
     shape = {"cluster": cluster} if cluster > 1 else {}

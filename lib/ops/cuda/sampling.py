@@ -23,8 +23,10 @@ def sampling_launch(xyz: Tensor, picks: Tensor, machine: Hardware) -> Launch:
     clouds, points, _ = xyz.shape
     cluster = 1
     if machine.capability >= 90:
-        while cluster < MAX_CLUSTER and 2 * cluster * clouds <= machine.processors and (
-            2 * cluster * MIN_POINTS <= points
+        while (
+            cluster < MAX_CLUSTER
+            and 2 * cluster * clouds <= machine.processors
+            and (2 * cluster * MIN_POINTS <= points)
         ):
             cluster *= 2
     share = blocks(points, cluster)  # points of a block

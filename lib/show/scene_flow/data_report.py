@@ -69,17 +69,33 @@ def data_report(frames: RawFrames, out: Path, names: list[str], statistics: list
     low = np.min([frame.low for frame in statistics], axis=0)
     high = np.max([frame.high for frame in statistics], axis=0)
     mean = sum(frame.length * frame.points for frame in statistics) / points.sum()
-    numbers = [("frames", f"{len(names):,}"), ("points of a source cloud, in all", f"{points.sum():,}"),
-               ("points a frame, median", f"{np.median(points):,.0f}"), ("mean motion", f"{mean:.3f} m"),
-               ("largest motion", f"{max(frame.longest for frame in statistics):.2f} m")]
+    numbers = [
+        ("frames", f"{len(names):,}"),
+        ("points of a source cloud, in all", f"{points.sum():,}"),
+        ("points a frame, median", f"{np.median(points):,.0f}"),
+        ("mean motion", f"{mean:.3f} m"),
+        ("largest motion", f"{max(frame.longest for frame in statistics):.2f} m"),
+    ]
     ranges = [(axis, f"{low[k]:.2f}", f"{high[k]:.2f}") for k, axis in enumerate(("x, left", "y, up", "z, forward"))]
     chosen = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, PICTURES).round().astype(int))]
     sections = [
-        section("The set", tiles(numbers), table(ranges, ["axis", "least (m)", "greatest (m)"]),
-                note("Frames as they are stored, in the frame x left, y up, z forward; the reader of a data set leaves "
-                     "out more, such as KITTI's ground and points beyond 35 m.")),
-        section("Points", charts(_sizes(points), _shares(DEPTHS, depths, "depth of the source points (m)", BLUE),
-                                 _shares(MOTIONS, motions, "length of the flow (m)", GREEN))),
+        section(
+            "The set",
+            tiles(numbers),
+            table(ranges, ["axis", "least (m)", "greatest (m)"]),
+            note(
+                "Frames as they are stored, in the frame x left, y up, z forward; the reader of a data set leaves "
+                "out more, such as KITTI's ground and points beyond 35 m."
+            ),
+        ),
+        section(
+            "Points",
+            charts(
+                _sizes(points),
+                _shares(DEPTHS, depths, "depth of the source points (m)", BLUE),
+                _shares(MOTIONS, motions, "length of the flow (m)", GREEN),
+            ),
+        ),
         section("Frames", *(picture(_draw(frames, out, name), f"frame {name}") for name in chosen)),
     ]
     return page(f"Data set: {frames.folder}", f"prepared in {out / frames.folder}", sections)

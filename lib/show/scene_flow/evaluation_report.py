@@ -90,9 +90,14 @@ def evaluation_report(result: dict[str, Any], seen: Observations) -> bytes:
     rows = [(scene["name"], *(f"{scene[name]:.4f}" for name in names)) for scene in scenes]
     sections = [
         section("Metrics", tiles(numbers), note(_protocol(protocol))),
-        section("Where the error is", charts(*_error_charts(seen), columns=2), note(
-            "Mean end-point error over all points of a bin; the grey bars are the share of the points in it. Distance "
-            "is the source point's from the sensor, motion the length of its true flow.")),
+        section(
+            "Where the error is",
+            charts(*_error_charts(seen), columns=2),
+            note(
+                "Mean end-point error over all points of a bin; the grey bars are the share of the points in it. "
+                "Distance is the source point's from the sensor, motion the length of its true flow."
+            ),
+        ),
         section("Over the scenes", charts(*_scene_charts([scene["EPE3D"] for scene in scenes]), columns=2)),
         section("Best scenes", *_views(seen.best[:ends])),
         section("Worst scenes", *_views(seen.worst[:ends])),
@@ -104,9 +109,11 @@ def evaluation_report(result: dict[str, Any], seen: Observations) -> bytes:
 
 
 def _protocol(protocol: dict[str, Any]) -> str:
-    return (f"{protocol['dataset']} {protocol['split']} (subset {protocol['subset']}), {protocol['scenes']} scenes, "
-            f"{protocol['num_points']} points drawn of each cloud; each scene is scored alone and the metrics are "
-            f"averaged over scenes; device {protocol['device']}, autocast {protocol['amp']}.")
+    return (
+        f"{protocol['dataset']} {protocol['split']} (subset {protocol['subset']}), {protocol['scenes']} scenes, "
+        f"{protocol['num_points']} points drawn of each cloud; each scene is scored alone and the metrics are "
+        f"averaged over scenes; device {protocol['device']}, autocast {protocol['amp']}."
+    )
 
 
 def _error_charts(seen: Observations) -> list[Any]:
@@ -121,8 +128,10 @@ def _error_charts(seen: Observations) -> list[Any]:
 
         return chart
 
-    return [draw("distance", DISTANCES, "distance from the sensor (m)"),
-            draw("motion", MOTIONS, "length of the true flow (m)")]
+    return [
+        draw("distance", DISTANCES, "distance from the sensor (m)"),
+        draw("motion", MOTIONS, "length of the true flow (m)"),
+    ]
 
 
 def _scene_charts(epe: list[float]) -> list[Any]:
@@ -138,8 +147,9 @@ def _scene_charts(epe: list[float]) -> list[Any]:
 
     def cumulative(axes: Axes) -> None:
         axes.step(epe, 100 * np.arange(1, len(epe) + 1) / len(epe), where="post", color=BLUE)
-        axes.set(title="share of scenes up to an error", xlabel="EPE3D of the scene (m)", ylabel="scenes (%)",
-                 ylim=(0, 102))
+        axes.set(
+            title="share of scenes up to an error", xlabel="EPE3D of the scene (m)", ylabel="scenes (%)", ylim=(0, 102)
+        )
 
     return [histogram, cumulative]
 

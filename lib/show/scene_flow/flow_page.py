@@ -15,14 +15,18 @@ def flow_page(view: View, title: str) -> bytes:
     numbers = [("median length of the flow", f"{np.median(length):.3f} m"), ("largest", f"{length.max():.3f} m")]
     if view.truth is not None:
         near = 100 * float((view.error < 0.1).mean())
-        numbers += [("mean error (EPE3D)", f"{view.error.mean():.4f} m"),
-                    ("median error", f"{np.median(view.error):.4f} m"),
-                    ("points with an error below 0.1 m", f"{near:.1f} %")]
+        numbers += [
+            ("mean error (EPE3D)", f"{view.error.mean():.4f} m"),
+            ("median error", f"{np.median(view.error):.4f} m"),
+            ("points with an error below 0.1 m", f"{near:.1f} %"),
+        ]
     sections = [
         view3d.view3d(view, view.name),
-        note("Drag to orbit, wheel to zoom, hover for a point's flow. Hovering tells coordinates and flow in the "
-             f"frame x left, y up, z forward, in metres. At most {view3d.MAX_POINTS:,} points of each cloud are drawn, "
-             "chosen at random but always the same ones; the numbers below are of all points."),
+        note(
+            "Drag to orbit, wheel to zoom, hover for a point's flow. Hovering tells coordinates and flow in the "
+            f"frame x left, y up, z forward, in metres. At most {view3d.MAX_POINTS:,} points of each cloud are drawn, "
+            "chosen at random but always the same ones; the numbers below are of all points."
+        ),
         section("Numbers", tiles(numbers)),
     ]
     return page(title, "Scene flow: where each point of the source goes", sections, view3d.STYLE, view3d.scripts())

@@ -152,6 +152,8 @@ def _key(axes: Axes, column: Column) -> None:
         bar.set_xticks(ticks, [*(f"{tick:.2g}" for tick in ticks[:2]), f"{column.scale:g} m or more"])
         bar.tick_params(labelsize=8, colors=INK, length=2)
     else:
-        handles = [Line2D([], [], marker="o", linestyle="", markersize=6, color=CLOUDS[name], label=name)
-                   for name in column.layers]
+        handles = [
+            Line2D([], [], marker="o", linestyle="", markersize=6, color=CLOUDS[name], label=name)
+            for name in column.layers
+        ]
         axes.legend(handles=handles, loc="center", ncols=len(handles), fontsize=9, frameon=False, handletextpad=0.1)

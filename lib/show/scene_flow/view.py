@@ -60,8 +60,10 @@ class View(NamedTuple):
         total = self.total or (len(self.source), 0 if self.target is None else len(self.target))
         counts = [("source", len(self.source), total[0])]
         counts += [] if self.target is None else [("target", len(self.target), total[1])]
-        return ", ".join(f"{name}: " + (f"all {known:,}" if shown == known else f"{shown:,} of {known:,}") + " points"
-                         for name, shown, known in counts)
+        return ", ".join(
+            f"{name}: " + (f"all {known:,}" if shown == known else f"{shown:,} of {known:,}") + " points"
+            for name, shown, known in counts
+        )
 
 
 def to_viewer(xyz: np.ndarray) -> np.ndarray:

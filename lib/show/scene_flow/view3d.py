@@ -77,11 +77,12 @@ def view3d(view: View, title: str, limit: int = MAX_POINTS) -> str:
         for name in names
     )
     modes = {"flow": "direction of the flow", "error": "error", "cloud": "its own colour"}
-    options = "".join(f'<option value="{mode}">{text}</option>' for mode, text in modes.items()
-                      if mode in colours or mode == "cloud")
+    options = "".join(
+        f'<option value="{mode}">{text}</option>' for mode, text in modes.items() if mode in colours or mode == "cloud"
+    )
     return (
         f'<div class="view"><div class="bar"><b>{html.escape(title)}</b>{boxes}'
-        f'<label>{MOVING} in <select data-colour>{options}</select></label>{"".join(keys)}</div>'
+        f"<label>{MOVING} in <select data-colour>{options}</select></label>{''.join(keys)}</div>"
         f'<div class="plot"></div>'
         f'<div class="bar lower"><button data-play>Play</button>'
         f'<label>source <input type="range" min="0" max="1" step="0.01" value="0" aria-label="motion"> target</label>'
@@ -106,23 +107,42 @@ def _figure(view: View) -> go.Figure:
     figure = go.Figure()
     for name in ("source", "target", MOVING):
         figure.add_scatter3d(
-            name=name, mode="markers", x=[], y=[], z=[],
+            name=name,
+            mode="markers",
+            x=[],
+            y=[],
+            z=[],
             # The target's dots are smaller, so that what lies upon it is seen.
             marker={"size": size * (0.65 if name == "target" else 1.0), "color": _colour(name), "line": {"width": 0}},
             visible=name == MOVING or (name == "target" and view.target is not None),
             hovertemplate=f"<b>{name}</b> {hover}{'' if name == 'target' else vector}<extra></extra>",
         )
-    axis = {"showbackground": False, "gridcolor": "#e6e6e6", "zeroline": False, "showspikes": False,
-            "tickfont": {"size": 10, "color": "#999"}, "nticks": 6}
+    axis = {
+        "showbackground": False,
+        "gridcolor": "#e6e6e6",
+        "zeroline": False,
+        "showspikes": False,
+        "tickfont": {"size": 10, "color": "#999"},
+        "nticks": 6,
+    }
     titles = ("right (m)", "depth (m)", "up (m)")
     figure.update_layout(
-        template="none", showlegend=False, margin={"l": 0, "r": 0, "t": 0, "b": 0}, paper_bgcolor="#ffffff",
+        template="none",
+        showlegend=False,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        paper_bgcolor="#ffffff",
         hoverlabel={"bgcolor": "#ffffff", "bordercolor": "#999999", "font": {"color": "#222222", "size": 12}},
         scene={
-            **{f"{letter}axis": {**axis, "range": [float(low[k]), float(high[k])],
-                                 "title": {"text": titles[k], "font": {"size": 11, "color": "#777"}}}
-               for k, letter in enumerate("xyz")},
-            "aspectmode": "data", "dragmode": "orbit",
+            **{
+                f"{letter}axis": {
+                    **axis,
+                    "range": [float(low[k]), float(high[k])],
+                    "title": {"text": titles[k], "font": {"size": 11, "color": "#777"}},
+                }
+                for k, letter in enumerate("xyz")
+            },
+            "aspectmode": "data",
+            "dragmode": "orbit",
         },
     )
     return figure
@@ -135,15 +155,19 @@ def _colour(name: str) -> str:
 def _wheel(scale: float) -> str:
     content = io.BytesIO()
     image.imsave(content, colour_wheel(108), format="png")
-    return (f'<span class="key" data-key="flow"><img src="{data_uri(content.getvalue())}" alt="colour wheel">'
-            f"seen from above: up is forward, right is right; grey is still, the rim {scale:g} m or more"
-            "</span>")
+    return (
+        f'<span class="key" data-key="flow"><img src="{data_uri(content.getvalue())}" alt="colour wheel">'
+        f"seen from above: up is forward, right is right; grey is still, the rim {scale:g} m or more"
+        "</span>"
+    )
 
 
 def _ramp(scale: float) -> str:
     stops = ", ".join(f"rgb({', '.join(str(round(255 * c)) for c in ERROR_MAP[k])})" for k in range(0, 280, 31))
-    return (f'<span class="key" data-key="error" hidden>0 <span class="ramp" style="background:linear-gradient(to '
-            f'right, {stops})"></span> {scale:g} m or more</span>')
+    return (
+        f'<span class="key" data-key="error" hidden>0 <span class="ramp" style="background:linear-gradient(to '
+        f'right, {stops})"></span> {scale:g} m or more</span>'
+    )
 
 
 def _json(content: object) -> str:

@@ -49,7 +49,5 @@ class Emulator:
         if not path.exists():
             code = path.with_suffix(".cpp")
             code.write_text(text)
-            subprocess.run(
-                [COMPILER, *FLAGS, f"-D__CUDA_ARCH__={self.arch}", str(code), "-o", str(path)], check=True
-            )
+            subprocess.run([COMPILER, *FLAGS, f"-D__CUDA_ARCH__={self.arch}", str(code), "-o", str(path)], check=True)
         return ctypes.CDLL(str(path))
