@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from benchmarks import suite_networks, suite_ops
-from lib.cli import Parser, choose_device, number, run_script
+from lib.cli import choose_device, run_script
+from lib.flags import Parser, number
 from lib.provenance import provenance
 
 SUITES = {

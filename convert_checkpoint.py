@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from lib.cli import Parser, run_script
+from lib.cli import run_script
 from lib.errors import InputError
 from lib.files import write_atomically
+from lib.flags import Parser
 from lib.training.checkpoint import file_digest, save_checkpoint
 from models import CHECKPOINT_FORMAT, load_model
 from models.files import read_checkpoint

@@ -13,28 +13,17 @@ from typing import Any
 
 import torch
 
-from lib.cli import (
-    Parser,
-    add_data_flags,
-    add_graph_flag,
-    add_machine_flags,
-    check_output,
-    parse_data,
-    run_script,
-    session,
-)
+from lib import cli
 from lib.errors import InputError
-from lib.evaluation import Score
+from lib.evaluation import Score, evaluate
 from lib.files import write_atomically
+from lib.flags import Parser, check_output
 from lib.provenance import provenance
-from lib.show.scene_flow.evaluation_report import Observations, evaluation_report, merged
-from lib.tasks.scene_flow import TASKS, Task
+from lib.tasks import Task, task_of
 from lib.training import distributed
 from lib.training.checkpoint import training_facts
 from lib.training.run import without_names
 from models import count_parameters, load_model
-from models.scene_flow.arithmetic import count_flops
-from models.scene_flow.cuda_graph import GraphedNetwork
 
 EPILOG = """examples:
   python evaluate.py --checkpoint runs/student-kitti-ft3d-gamma0.3-seed0/best.pt --data-root DATA
@@ -49,18 +38,18 @@ Each scene is scored alone and the metrics are averaged over scenes. The drawn p
 
 
 def main(argv: list[str] | None = None) -> int:
-    task = TASKS["scene-flow"]
+    task = cli.task_of_checkpoint(argv, ("--checkpoint", "--table"))
     args = parse(task, argv)
     to_stdout = args.json == "-"
     # With --json - standard output carries the JSON and nothing else.
-    with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext(), session(args) as device:
-        pairs = task.open_pairs(args.dataset, args.split, args.data_root, args.subset, args.num_scenes, args.num_points)
+    quiet = contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext()
+    with quiet, cli.session(args) as device:
+        samples = task.open(args.dataset, args.split, args)
         protocol = {
             "dataset": args.dataset,
             "split": args.split,
-            "subset": args.subset,
-            "scenes": len(pairs),
-            "num_points": args.num_points,
+            "scenes": len(samples),
+            **{name: getattr(args, name) for name in task.protocol},
             "amp": args.amp,
             "ops": args.ops,
             "cuda_graph": args.cuda_graph,
@@ -70,22 +59,22 @@ def main(argv: list[str] | None = None) -> int:
             models = [(task.baselines[args.baseline], {"baseline": args.baseline})]
         else:
             # All are read before the first is scored: a mistake in the last path is said at once.
-            models = [open_checkpoint(path, args.num_points, device) for path in args.table or [args.checkpoint]]
-        results, seen = [], Observations() if args.html else None
+            models = [open_checkpoint(task, path, args, device) for path in args.table or [args.checkpoint]]
+        results, seen = [], task.report.start() if args.html else None
         for model, about in models:
-            warn_about_training_scenes(about, pairs.scenes.names)
-            model = GraphedNetwork(model) if args.cuda_graph else model
+            warn_about_training_scenes(about, samples.scenes.names)
+            model = task.graphed(model) if args.cuda_graph else model
             watch = {"observe": seen.observe} if seen else {}
-            score = task.evaluate(model, pairs, device, amp=args.amp, workers=args.workers, **watch)
+            score = evaluate(task, model, samples, device, amp=args.amp, workers=args.workers, **watch)
             results.append(as_json(task, score, about, protocol))
         if seen:
-            seen = merged(distributed.gather_objects(seen))
+            seen = task.report.merge(distributed.gather_objects(seen))
         if distributed.is_main() and not to_stdout:
             print(table(results) if args.table else summary(results[0]))
     if args.json and distributed.is_main():
         write_json(args.json, results if args.table else results[0])
     if seen and distributed.is_main():
-        write_atomically(args.html, evaluation_report(results[0], seen))
+        write_atomically(args.html, task.report.page(results[0], seen))
     return 0
 
 
@@ -95,20 +84,17 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     what = group.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="best.pt or last.pt, or a published state")
     what.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="several checkpoints, a line each")
-    what.add_argument(
-        "--baseline",
-        choices=list(task.baselines),
-        help="zero: no motion; nearest: each point moves to its nearest target point",
-    )
-    add_data_flags(parser, task.datasets, default="kitti")
+    what.add_argument("--baseline", choices=list(task.baselines), help="what predicts without a network")
+    cli.add_task_flag(group, "task of the baseline; a checkpoint knows its own")
+    cli.add_data_flags(parser, task, default=task.default_datasets["student"])
     group.add_argument(
         "--split",
         choices=["test", "all", "validation", "train"],
         default="test",
         help="test: reported; all: every evaluated KITTI frame; validation: held out of training",
     )
-    add_machine_flags(parser, workers=0)
-    add_graph_flag(parser)
+    cli.add_machine_flags(parser, workers=0)
+    cli.add_graph_flag(parser)
     parser.add_argument(
         "--json",
         metavar="FILE",
@@ -117,7 +103,10 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--html", type=Path, metavar="FILE.html", help="also write a report page, with scenes to turn and to play"
     )
-    args = parse_data(parser.parse_args(argv))
+    args = cli.parse_data(parser.parse_args(argv), task)
+    for flag, missing in (("html", task.report is None), ("cuda_graph", task.graphed is None)):
+        if missing and getattr(args, flag):
+            raise InputError(f"--{flag.replace('_', '-')} is not there for {task.name}: leave it out")
     if args.html:
         check_output("--html", args.html, [".html"])
         if args.table:
@@ -129,11 +118,16 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def open_checkpoint(path: Path, num_points: int, device: torch.device) -> tuple[torch.nn.Module, dict[str, Any]]:
+def open_checkpoint(
+    task: Task, path: Path, args: argparse.Namespace, device: torch.device
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The network and JSON-able facts about it and its file. Raises InputError for a file that is unfit."""
     model = load_model(path, device)
-    model.sizes_for(num_points)
-    parameters = count_parameters(model)
+    other = task_of(model.name)
+    if other is not task:
+        raise InputError(f"{path} is a network for {other.name}, the first one is for {task.name}: one table, one task")
+    task.check(model, args)
+    parameters, flops = count_parameters(model), task.flops(model, args)
     return model, {
         "checkpoint": str(path),
         "network": model.name,
@@ -141,7 +135,7 @@ def open_checkpoint(path: Path, num_points: int, device: torch.device) -> tuple[
         "parameters": parameters,
         "megabytes": parameters * 4 / 1e6,  # float32 weights, 1 MB = 10^6 bytes
         "file_megabytes": path.stat().st_size / 1e6,
-        "gigaflop": count_flops(model, num_points).total / 1e9,  # a pair
+        "gigaflop": None if flops is None else flops / 1e9,  # a sample
         "training": training_facts(path),
     }
 
@@ -169,8 +163,9 @@ def as_json(task: Task, score: Score, about: dict[str, Any], protocol: dict[str,
         "protocol": protocol,
         "metrics": score.metrics,
         "units": task.units,
-        "seconds_per_pair": score.seconds_per_pair,
-        "scenes": score.scenes,
+        "best_metric": {"name": task.best_metric, "better": "lower" if task.lower_is_better else "higher"},
+        "seconds_per_pair": score.seconds,
+        "scenes": score.records,
         "provenance": provenance(),
     }
 
@@ -184,7 +179,9 @@ def summary(result: dict[str, Any]) -> str:
         model = f"{result['checkpoint']} ({result['network']}" + (f", step {step})" if step is not None else ")")
         size = [("parameters", f"{result['parameters']:,}")]
         size += [("size", f"{result['megabytes']:.1f} MB (float32 weights, 1 MB = 10^6 bytes)")]
-        size += [("arithmetic", f"{result['gigaflop']:.2f} GFLOP a pair (matrix products, a multiply-add counts 2)")]
+        if result["gigaflop"] is not None:
+            arithmetic = f"{result['gigaflop']:.2f} GFLOP a pair (matrix products, a multiply-add counts 2)"
+            size += [("arithmetic", arithmetic)]
     rows = [("model", model), ("data", data_of(result))]
     rows += [(name, f"{value:.4f} {result['units'][name]}".rstrip()) for name, value in result["metrics"].items()]
     timing = f"{result['seconds_per_pair']:.4f} s (network alone, one pair at a time, {result['protocol']['device']})"
@@ -199,7 +196,7 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = [["checkpoint", "network", "parameters", "MB", "file MB", "GFLOP", "s/pair", *names]]
     for result in results:
         sizes = [f"{result['parameters']:,}", f"{result['megabytes']:.2f}", f"{result['file_megabytes']:.2f}"]
-        costs = [f"{result['gigaflop']:.2f}", f"{result['seconds_per_pair']:.4f}"]
+        costs = ["" if result["gigaflop"] is None else f"{result['gigaflop']:.2f}", f"{result['seconds_per_pair']:.4f}"]
         scores = [f"{value:.4f}" for value in result["metrics"].values()]
         lines.append([result["checkpoint"], result["network"], *sizes, *costs, *scores])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -218,7 +215,8 @@ def table(results: list[dict[str, Any]]) -> str:
 def data_of(result: dict[str, Any]) -> str:
     """What was scored, in words."""
     protocol = result["protocol"]
-    return f"{protocol['dataset']}, {protocol['split']}, {protocol['scenes']} scenes, {protocol['num_points']} points"
+    points = f", {protocol['num_points']} points" if "num_points" in protocol else ""
+    return f"{protocol['dataset']}, {protocol['split']}, {protocol['scenes']} scenes{points}"
 
 
 def write_json(target: str, content: dict[str, Any] | list[dict[str, Any]]) -> None:
@@ -230,4 +228,4 @@ def write_json(target: str, content: dict[str, Any] | list[dict[str, Any]]) -> N
 
 
 if __name__ == "__main__":
-    run_script(main)
+    cli.run_script(main)

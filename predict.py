@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib.cli import Parser, add_graph_flag, add_machine_flags, number, run_script, session
+from lib import cli
 from lib.clouds.axes import AXES, check_pair, from_project, to_project, warnings_of
 from lib.clouds.files import READERS, WRITERS, encode_flow, read_cloud
 from lib.errors import InputError
 from lib.files import write_atomically
+from lib.flags import Parser, number
 from lib.predict.rigid_motion import FOLLOWS, RigidMotion, fit_rigid_motion
 from lib.predict.scene_flow import predict_flow
 from lib.predict.sequence import Job, check_results, consecutive_pairs, is_finished, note_settings
@@ -52,7 +53,7 @@ class Result(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    with session(args) as device:
+    with cli.session(args) as device:
         net = load_model(args.checkpoint, device)
         net = GraphedNetwork(net) if args.cuda_graph else net
         if args.batch is None:
@@ -187,9 +188,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="draw N points of each cloud and interpolate (default: all points)",
     )
+    cli.add_task_flag(parser, "task of the network; a checkpoint knows its own")
     parser.add_argument("--rigid", action="store_true", help="also fit the rigid motion that most points follow")
-    add_machine_flags(parser, workers=None)
-    add_graph_flag(parser)
+    cli.add_machine_flags(parser, workers=None)
+    cli.add_graph_flag(parser)
     args = parser.parse_args(argv)
     if args.batch is None and args.target is None:
         raise InputError("give SOURCE and TARGET, or a folder of frames with --batch")
@@ -227,4 +229,4 @@ def check_sizes(net: nn.Module, job: Job, num_points: int | None, source: np.nda
 
 
 if __name__ == "__main__":
-    run_script(main)
+    cli.run_script(main)

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from lib.cli import Parser, number, run_script
+from lib.cli import run_script
 from lib.datasets.prepare import ft3d as prepare_ft3d
 from lib.datasets.prepare import kitti as prepare_kitti
 from lib.datasets.prepare import synthetic as prepare_synthetic
@@ -14,6 +14,7 @@ from lib.datasets.prepare.frames import Outcome, prepare
 from lib.datasets.prepare.raw import RawFrames
 from lib.errors import InputError
 from lib.files import write_atomically
+from lib.flags import Parser, number
 from lib.show.scene_flow.data_report import data_report, read_statistics
 from lib.training.run_folder import progress_bar, say
 

@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lib.cli import Parser, add_data_flags, add_machine_flags, check_output, parse_data, run_script, session
+from lib import cli
 from lib.clouds.axes import AXES, to_project
 from lib.clouds.files import read_cloud, read_flow
 from lib.errors import InputError
 from lib.files import write_atomically
+from lib.flags import Parser, check_output
 from lib.metrics.scene_flow import scene_flow_metrics
 from lib.predict.scene_flow import predict_flow
 from lib.show.scene_flow.flow_page import flow_page
 from lib.show.scene_flow.picture import draw_flow
 from lib.show.scene_flow.view import View
-from lib.tasks.scene_flow import TASKS, Task
+from lib.tasks import Task
 from models import load_model
 
 EPILOG = """examples:
@@ -33,7 +34,7 @@ TOLERANCE = 1e-3  # m, by which EPE3D may differ between machines
 
 
 def main(argv: list[str] | None = None) -> int:
-    task = TASKS["scene-flow"]
+    task = cli.task_of_checkpoint(argv)
     args = parse(task, argv)
     view = read_prediction(args) if is_prediction(args.file) else predict_scene(task, args)
     epe = None if view.error is None else view.error.mean()
@@ -72,9 +73,10 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
         metavar="I",
         help="a scene's index in the split, or its name; best or worst with an evaluation (default: 0)",
     )
-    add_data_flags(parser, task.datasets, default="kitti")
+    cli.add_task_flag(group, "task of the evaluation; a checkpoint knows its own")
+    cli.add_data_flags(parser, task, default=task.default_datasets["student"])
     group.add_argument("--split", choices=["test", "all", "validation", "train"], default="test", help="its part")
-    add_machine_flags(parser, workers=0)
+    cli.add_machine_flags(parser, workers=0)
     args = parser.parse_args(argv)
     for out in args.out:
         check_output("--out", out, [".png", ".html"])
@@ -97,7 +99,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
                 flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} {getattr(args, name)}: {args.file} was scored with {value}; leave it out")
     args.score = score
-    return parse_data(args)
+    return cli.parse_data(args, task)
 
 
 def is_prediction(file: Path | None) -> bool:
@@ -135,8 +137,8 @@ def read_score(path: Path) -> dict[str, Any]:
 
 def predict_scene(task: Task, args: argparse.Namespace) -> View:
     """A pair of a data set with the flow that the checkpoint predicts."""
-    with session(args) as device:
-        pairs = task.open_pairs(args.dataset, args.split, args.data_root, args.subset, args.num_scenes, args.num_points)
+    with cli.session(args) as device:
+        pairs = task.open(args.dataset, args.split, args)
         names = list(pairs.scenes.names)
         if args.score and names != [scene["name"] for scene in args.score["scenes"]]:
             raise InputError(
@@ -177,4 +179,4 @@ def find_scene(args: argparse.Namespace, names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    cli.run_script(main)

@@ -106,13 +106,15 @@ class Levels:
 class Outputs:
     """What one network gave for one batch. features and logits hold what was asked for.
 
-    prediction: the task's own. logits: name -> (R, K). levels: where the task predicts level by level.
+    prediction: the task's own. logits: name -> (R, K). levels: where the task predicts level by level. shared: what
+    another network may take over that sees the same batch, such as sites, sampling and neighbours.
     """
 
     prediction: Any
     features: Mapping[str, Feature] = field(default_factory=dict)
     logits: Mapping[str, Tensor] = field(default_factory=dict)
     levels: Levels | None = None
+    shared: Any = None
 
 
 class Want(NamedTuple):

@@ -21,14 +21,19 @@ SCRIPTS = [path for path in SOURCES if path.parent == ROOT]
 # Layers from the ground up. A module imports from its own package, and from packages of the layers below.
 LAYERS = [
     {"lib.errors"},
-    {"lib.files", "lib.provenance"},
+    {"lib.files", "lib.provenance", "lib.flags"},
     {"lib.ops", "lib.camera", "lib.boxes"},
     {"lib.features"},
+    {"lib.tasks.task"},  # the contract
     {"models"},
-    {"lib.losses", "lib.metrics", "lib.datasets", "lib.clouds", "lib.training"},
-    {"lib.evaluation", "lib.show", "lib.tables", "lib.predict"},
+    {"lib.losses", "lib.metrics", "lib.datasets"},
+    {"lib.show", "lib.clouds"},
+    {"lib.training"},
+    {"lib.evaluation", "lib.tables", "lib.predict"},
     {"lib.tasks"},
-    {"lib.cli", "benchmarks", "experiments"},
+    {"lib.cli"},
+    {"lib.cli_training"},
+    {"benchmarks", "experiments"},
     {"scripts"},
 ]
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
@@ -39,7 +44,7 @@ def package_of(path: Path) -> str:
     """The package of LAYERS that a file belongs to; lib/__init__.py belongs to none."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts[0] == "lib":
-        return ".".join(parts[:2])
+        return ".".join(parts[: 3 if parts[:3] == ("lib", "tasks", "task") else 2])
     return parts[0] if len(parts) > 1 else "scripts"
 
 
@@ -63,7 +68,8 @@ def ours(module: str) -> str | None:
     """The package of LAYERS that a module belongs to, or None."""
     parts = module.split(".")
     if parts[0] == "lib":
-        return ".".join(parts[:2]) if len(parts) > 1 else None
+        length = 3 if parts[:3] == ["lib", "tasks", "task"] else 2
+        return ".".join(parts[:length]) if len(parts) > 1 else None
     if parts[0] in ("models", "benchmarks", "experiments"):
         return parts[0]
     return "scripts" if parts[0] in {path.stem for path in SCRIPTS} else None

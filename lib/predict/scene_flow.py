@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.evaluation import synchronise
+from lib.training.device import synchronise
 from models import FlowOutput
 from models.scene_flow.levels import Interpolation
 

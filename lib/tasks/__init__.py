@@ -1,5 +1,13 @@
-"""Tasks: what belongs together for scripts, training and tables. ``TASKS`` names them all."""
+"""The tasks of this project. ``TASKS`` names them all; lib/tasks/task.py says what a task is."""
 
-from lib.tasks.scene_flow import STUDENTS, TASKS, Task, flow_losses, open_flow_pairs, refresh_flow
+from lib.tasks.scene_flow import SCENE_FLOW
+from lib.tasks.task import DEFAULT_TASK, Metric, Record, Task
 
-__all__ = ["STUDENTS", "TASKS", "Task", "flow_losses", "open_flow_pairs", "refresh_flow"]
+__all__ = ["DEFAULT_TASK", "TASKS", "Metric", "Record", "Task", "task_of"]
+
+TASKS = {task.name: task for task in (SCENE_FLOW,)}
+
+
+def task_of(network: str) -> Task | None:
+    """The task of a network by its name in ``models.MODELS``; None for a name of none."""
+    return next((task for task in TASKS.values() if network in task.networks.values()), None)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,6 @@ from models import CHECKPOINT_FORMAT, model_record
 from models.files import read_checkpoint
 
 CHECKPOINTS = PROJECT_ROOT / "checkpoints"
-
-# What --teacher knows by name, and the command that makes it.
-TEACHERS = {
-    "ft3d": "python train_teacher.py --dataset ft3d --data-root DATA",
-    "kitti": "python train_teacher.py --dataset kitti --data-root DATA",
-    "synthetic": "python train_teacher.py --dataset synthetic-things",
-}
 
 
 def save_checkpoint(path: Path, net: nn.Module, training: dict[str, Any], resume: dict[str, Any] | None = None) -> None:
@@ -75,17 +69,17 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
-def resolve_teacher(teacher: str, folder: Path = CHECKPOINTS) -> Path:
-    """The file that --teacher means: a name of ``TEACHERS`` looks in checkpoints/, anything else is a path.
+def resolve_teacher(teacher: str, known: Mapping[str, str], folder: Path = CHECKPOINTS) -> Path:
+    """The file that --teacher means: a known name looks in checkpoints/, anything else is a path.
 
-    Raises InputError when there is no such file, or two.
+    known: name -> the command that makes this teacher. Raises InputError when there is no such file, or two.
     """
-    if teacher not in TEACHERS:
+    if teacher not in known:
         path = Path(teacher)
         if path.is_dir():
             raise InputError(f"--teacher {path} is a folder: give the file, such as {path / 'best.pt'}")
         if not path.is_file():
-            raise InputError(f"no teacher file {path}: give a path that exists, or one of {', '.join(TEACHERS)}")
+            raise InputError(f"no teacher file {path}: give a path that exists, or one of {', '.join(known)}")
         return path
     candidates = [folder / teacher / "best.pt", folder / f"{teacher}.pt"]
     found = [path for path in candidates if path.is_file()]
@@ -93,8 +87,7 @@ def resolve_teacher(teacher: str, folder: Path = CHECKPOINTS) -> Path:
         raise InputError(f"--teacher {teacher} could mean {found[0]} or {found[1]}: remove one, or give the path")
     if not found:
         raise InputError(
-            f"no teacher {teacher}: neither {candidates[0]} nor {candidates[1]} exists; "
-            f"make it with: {TEACHERS[teacher]}"
+            f"no teacher {teacher}: neither {candidates[0]} nor {candidates[1]} exists; make it with: {known[teacher]}"
         )
     return found[0]
 

@@ -1,4 +1,4 @@
-"""Training: batches in, steps, evaluations and checkpoints out. Knows no task; what to minimise is handed in."""
+"""The training loop: batches in; steps, evaluations and checkpoints out. What a step minimises is handed in."""
 
 import contextlib
 import json
@@ -16,31 +16,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lib.errors import InputError
-from lib.evaluation import Interrupted, Score
+from lib.tasks.task import Task
 from lib.training import distributed
 from lib.training.checkpoint import random_state, read_resume, restore_random_state, save_checkpoint
+from lib.training.device import to_device
 from lib.training.loading import SampleStream, load_batches
+from lib.training.optim import Recipe, clip_gradients, learning_rate, make_optimizer, set_rate
 from lib.training.run_folder import RunFolder, metrics_line, progress_bar, say
 from models import synchronise_batch_norm
 
+Step = Callable[[nn.Module, Any, float], dict[str, Tensor]]  # (net, batch, part of the steps done) -> named losses
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. An epoch is one pass over the training samples."""
 
-    steps: int
-    batch_size: int  # over all processes
-    lr: float
-    lr_step: int  # epochs
-    lr_gamma: float
-    lr_min: float
-    weight_decay: float
-    seed: int
-    eval_every: int = 1  # epochs
-    save_every: int = 0  # steps; 0: at evaluations only
-    patience: int = 0  # evaluations without a new best before training ends; 0: never
-    workers: int = 0
-    amp: str = "off"
+class Interrupted(Exception):
+    """An evaluation was asked to stop before its end."""
 
 
 @dataclass
@@ -49,7 +38,7 @@ class Progress:
 
     step: int = 0  # steps done
     evaluated: int = 0  # the step of the last evaluation
-    best: float = math.inf
+    best: float | None = None  # None: nothing evaluated yet
     best_step: int = 0
     since_best: int = 0  # evaluations
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
@@ -76,11 +65,6 @@ class StopSignals:
         self.received = number
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """lr * lr_gamma ** (epoch // lr_step), never below lr_min: a function of the epoch alone, which a resume keeps."""
-    return max(recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_step), recipe.lr_min)
-
-
 def seed_everything(seed: int, device: torch.device) -> None:
     """Seeds all global generators; on a CPU, asks torch for deterministic operators, which an exact resume needs."""
     random.seed(seed)
@@ -93,23 +77,21 @@ def seed_everything(seed: int, device: torch.device) -> None:
 class Trainer:
     """One training run.
 
-    net: the network, on ``device``. losses(net, batch, progress=): named scalars, "loss" is the one to minimise; net is
-    the network or its data-parallel wrapper, progress the part of the steps that is done. pairs: training samples under
-    keys (epoch, index). evaluate(net, interrupted): the score on the validation part; the checkpoint with the lowest
-    ``best_metric`` is kept. facts: JSON-able, put into checkpoints. adapters: what the losses train besides the
+    task: what is trained. net: the network, on ``device``. step(net, batch, done): named scalars, "loss" is the one to
+    minimise; net is the network or its data-parallel wrapper, done the part of the steps behind us. samples: read under
+    keys (epoch, index). evaluate(net, interrupted): the metrics on the validation part; the checkpoint with the best
+    ``task.best_metric`` is kept. facts: JSON-able, put into checkpoints. adapters: what the losses train besides the
     network, equal in all processes; kept in last.pt for resuming, never a part of the saved network.
     before_epoch(net): called before the first step of each epoch.
     """
 
     def __init__(
         self,
+        task: Task,
         net: nn.Module,
-        losses: Callable[[nn.Module, Any], dict[str, Tensor]],
-        pairs: Dataset,
-        collate: Callable[[list[Any]], Any],
-        evaluate: Callable[[nn.Module, Callable[[], bool]], Score],
-        best_metric: str,
-        units: dict[str, str],
+        step: Step,
+        samples: Dataset,
+        evaluate: Callable[[nn.Module, Callable[[], bool]], dict[str, float]],
         recipe: Recipe,
         run: RunFolder,
         device: torch.device,
@@ -118,14 +100,15 @@ class Trainer:
         before_epoch: Callable[[nn.Module], None] | None = None,
     ):
         self.adapters = nn.Module() if adapters is None else adapters
-        self.net, self.losses, self.pairs, self.collate, self.evaluate = net, losses, pairs, collate, evaluate
-        self.best_metric, self.units, self.recipe = best_metric, units, recipe
-        self.run_folder, self.device, self.facts = run, device, facts
+        self.task, self.net, self.step, self.samples, self.evaluate = task, net, step, samples, evaluate
+        self.recipe, self.run_folder, self.device, self.facts = recipe, run, device, facts
         self.before_epoch = before_epoch
+        # A batch that the processes cannot share is refused now, not at the first step.
+        SampleStream(len(samples), recipe.batch_size, 0, 0, 0, world=distributed.world_size())
         self.model = distributed.parallel(net)
         synchronise_batch_norm(self.adapters)  # for a network among them
         self.parameters = [*net.parameters(), *(p for p in self.adapters.parameters() if p.requires_grad)]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.optimizer = make_optimizer(recipe, self.parameters)
         self.progress = Progress()
         self.signals = StopSignals()
         self.clock = time.perf_counter()
@@ -143,10 +126,12 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"])
         self.progress = Progress(**state["progress"])
+        if self.progress.best is not None and not math.isfinite(self.progress.best):  # so older versions said None
+            self.progress.best = None
 
     def epoch(self, step: int) -> int:
         """Whole passes over the training samples within ``step`` steps."""
-        return step * self.recipe.batch_size // len(self.pairs)
+        return step * self.recipe.batch_size // len(self.samples)
 
     def finished(self) -> bool:
         """True when every step is done or patience is at its end."""
@@ -160,7 +145,7 @@ class Trainer:
         """
         progress, recipe = self.progress, self.recipe
         keys = SampleStream(
-            len(self.pairs),
+            len(self.samples),
             recipe.batch_size,
             recipe.seed,
             progress.step,
@@ -170,7 +155,7 @@ class Trainer:
         )
         if distributed.is_main():
             self.run_folder.start_logs(progress.evaluated)
-        batches = load_batches(self.pairs, keys, self.collate, recipe.workers, pin=self.device.type == "cuda")
+        batches = load_batches(self.samples, keys, self.task.collate, recipe.workers, pin=self.device.type == "cuda")
         self.clock = time.perf_counter()
         bar = progress_bar(recipe.steps, "training", "step", progress.step)
         with self.signals, contextlib.closing(batches), bar:
@@ -184,8 +169,8 @@ class Trainer:
                     continue
                 loss, stop = self._step(next(batches))
                 bar.update()
-                best = f"{progress.best:.4f}" if progress.best < math.inf else "-"
-                bar.set_postfix({"loss": f"{loss:.4g}", f"best {self.best_metric}": best})
+                best = "-" if progress.best is None else f"{progress.best:.4f}"
+                bar.set_postfix({"loss": f"{loss:.4g}", f"best {self.task.best_metric}": best})
                 if stop:
                     self._save()
                     return self.signals.received or signal.SIGTERM
@@ -202,21 +187,19 @@ class Trainer:
     def _step(self, batch: Any) -> tuple[float, bool]:
         """One optimisation step. Returns the loss over all processes and whether a signal asked any of them to stop."""
         progress = self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.epoch(progress.step))
+        set_rate(self.optimizer, self.recipe, progress.step, self.epoch(progress.step))
         self.net.train()
         if self.before_epoch and (progress.step == 0 or self.epoch(progress.step) > self.epoch(progress.step - 1)):
             self.before_epoch(self.net)
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp == "bf16"):
-                done = progress.step / self.recipe.steps
-                terms = self.losses(self.model, to_device(batch, self.device), progress=done)
+                terms = self.step(self.model, to_device(batch, self.device), progress.step / self.recipe.steps)
         except InputError as error:
             raise InputError(f"step {progress.step + 1}, samples {', '.join(batch.names)}: {error}") from error
         terms["loss"].backward()
         distributed.average_gradients(self.adapters)  # those of the network are averaged by its wrapper
-        gradient = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        gradient = clip_gradients(self.recipe, self.parameters)
         values = torch.stack([value.detach().double() for value in (*terms.values(), gradient)]).cpu()
 
         # One exchange a step: may we go on, must we stop, and the losses' sums.
@@ -242,19 +225,19 @@ class Trainer:
         The log is cut back to last.pt when a run goes on, and best.pt is then written again, so last.pt comes last.
         """
         progress = self.progress
-        metrics = self.evaluate(self.net, lambda: self.signals.received is not None).metrics
+        metrics = self.evaluate(self.net, lambda: self.signals.received is not None)
         steps = progress.step - progress.evaluated
         train = {name: value / steps for name, value in progress.sums.items()}
-        is_best = metrics[self.best_metric] < progress.best
+        is_best = self._is_better(metrics[self.task.best_metric])
         if is_best:
-            progress.best, progress.best_step = metrics[self.best_metric], progress.step
+            progress.best, progress.best_step = metrics[self.task.best_metric], progress.step
         progress.since_best = 0 if is_best else progress.since_best + 1
         progress.metrics, progress.sums, progress.evaluated = metrics, {}, progress.step
 
         record = {
             "step": progress.step,
             "epoch": self.epoch(progress.step),
-            "lr": learning_rate(self.recipe, self.epoch(progress.step - 1)),
+            "lr": learning_rate(self.recipe, progress.step - 1, self.epoch(progress.step - 1)),
             "train": train,
             "validation": metrics,
             "best": is_best,
@@ -263,7 +246,7 @@ class Trainer:
         self.clock = time.perf_counter()
         say(
             f"step {record['step']}  epoch {record['epoch']}  lr {record['lr']:.3g}  loss {train['loss']:.4f}  "
-            f"validation: {metrics_line(metrics, self.units)}{'  (best)' if is_best else ''}"
+            f"validation: {metrics_line(metrics, self.task.units)}{'  (best)' if is_best else ''}"
         )
         if distributed.is_main():
             self.run_folder.append(record)
@@ -272,6 +255,10 @@ class Trainer:
             self._save()
             scalars = {f"train/{name}": value for name, value in train.items()} | {"train/lr": record["lr"]}
             self.run_folder.add_scalars(progress.step, scalars | {f"validation/{k}": v for k, v in metrics.items()})
+
+    def _is_better(self, value: float) -> bool:
+        best = self.progress.best
+        return best is None or (value < best if self.task.lower_is_better else value > best)
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint says about its training, as of now. Metrics are those of the last evaluation."""
@@ -295,9 +282,3 @@ class Trainer:
             "progress": asdict(self.progress),
         }
         save_checkpoint(self.run_folder.last, self.net, self._facts(), resume)
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """A named tuple with its tensors moved; from pinned memory without waiting."""
-    moved = (value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)
-    return type(batch)(*moved)

@@ -1,130 +1,99 @@
-"""What both training scripts do once their flags are read: from data folders and a network to a finished run."""
+"""A training run from its folder's point of view: begun or gone on with, trained, reported."""
 
 import json
-import os
 import shlex
 import signal
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from lib.cli import flags_record, session
 from lib.errors import InputError
 from lib.files import write_atomically
-from lib.losses.distill import DistillationMethod, Selection, Setting
 from lib.provenance import provenance
 from lib.show.training_report import training_report
-from lib.tasks.scene_flow import Task
+from lib.tasks.task import Task
 from lib.training import distributed
-from lib.training.checkpoint import file_digest, training_facts
-from lib.training.engine import Recipe, Trainer, to_device
-from lib.training.loading import SampleStream, steps_for
-from lib.training.run_folder import RunFolder, metrics_line, say
-from models import build_model, count_parameters, load_model
+from lib.training.checkpoint import training_facts
+from lib.training.engine import Trainer
+from lib.training.optim import Recipe
+from lib.training.run_folder import RunFolder, say
 
 
-def run_training(
-    task: Task, args: Any, script: str, network: str, methods: Selection, teacher: Path | None = None, **options: Any
-) -> int:
-    """Trains ``network`` (built with ``options``) under ``methods`` as the flags say; returns the exit status.
+def facts_of(task: Task, args: Any, samples: Any, recipe: Recipe) -> dict[str, Any]:
+    """What checkpoints and config.json say of the training: task, data, batch size and seed, JSON-able.
 
-    teacher: the checkpoint of the teacher, needed when one of the methods asks for one. Flags, data folders and
-    teacher are checked before the run's folder is made. Raises InputError for whatever is wrong.
+    args: the flags of the script. samples: as ``task.open`` gives them.
     """
-    with session(args, args.seed) as device:
-        train, validation = (
-            task.open_pairs(
-                args.dataset,
-                part,
-                args.data_root,
-                args.subset,
-                args.num_scenes,
-                args.num_points,
-                augment=args.augment,
-                seed=args.seed,
-            )
-            for part in ("train", "validation")
-        )
-        net = build_model(network, **options).to(device)  # before anything else draws random numbers
-        net.sizes_for(args.num_points)
-        recipe = _recipe(args, len(train))
-        SampleStream(len(train), recipe.batch_size, 0, 0, 0, world=distributed.world_size())
-        facts = {
-            "task": task.name,
-            "dataset": args.dataset,
-            "subset": args.subset,
-            "num_points": args.num_points,
-            "scenes": list(train.scenes.names),
-            "batch_size": recipe.batch_size,
-            "seed": args.seed,
-        }
-        facts |= methods.facts()
-        teacher_net, teacher_widths = None, None
-        if methods.teacher_users:
-            teacher_net = load_model(teacher, device)
-            teacher_widths = teacher_net.feature_widths()
-            facts |= {"teacher": _teacher_facts(teacher)}
-        batch = recipe.batch_size // distributed.world_size()
-        setting = Setting(net.feature_widths(), teacher_widths, batch, partial(_build_peer, task))
-        method = methods.build(setting).to(device)
+    return {
+        "task": task.name,
+        "dataset": args.dataset,
+        **{name: getattr(args, name) for name in task.protocol},
+        "scenes": list(samples.scenes.names),
+        "batch_size": recipe.batch_size,
+        "seed": args.seed,
+    }
 
-        run = RunFolder(args.out)
-        trainer = Trainer(
-            net,
-            partial(task.losses, method=method, teacher=teacher_net),
-            train,
-            task.collate,
-            lambda net, interrupted: task.evaluate(
-                net, validation, device, description="validation", workers=args.workers, interrupted=interrupted
-            ),
-            task.best_metric,
-            task.units,
-            recipe,
-            run,
-            device,
-            facts,
-            adapters=method,
-            before_epoch=_refreshing(task, method, teacher_net, validation, device),
-        )
-        if args.resume and run.config.exists() and run.last.exists():
-            _check_unchanged(run.last, facts)
-            trainer.restore()
-            run.read_log()
-            if trainer.finished():
-                say(f"the run in {run.path} is finished: {trainer.progress.step} steps, nothing left to do")
-                return 0
-            say(f"going on with {run.path} after step {trainer.progress.step}")
-        elif args.resume:
-            say(f"nothing saved in {run.path} yet: starting at step 0")
-        if teacher_net is not None:
-            _score_teacher(task, teacher_net, teacher, validation, device)
-        _open_run(run, args, facts)
 
+def evaluate_command(task: Task, args: Any) -> list[str]:
+    """The words of the command that scores the best checkpoint of the run in --out."""
+    command = ["python", "evaluate.py", "--checkpoint", str(RunFolder(args.out).best), "--dataset", args.dataset]
+    command += ["--data-root", str(args.data_root)] if args.data_root else []
+    for name in task.repeated:
+        command += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+    return command
+
+
+def take_up(trainer: Trainer, flags: dict[str, Any]) -> bool:
+    """With --resume goes on where the run stopped, if it has begun; flags: JSON-able.
+
+    Returns False when the run is finished. Raises InputError when the data or the teacher are no longer those of the
+    run, or when its files are damaged.
+    """
+    run = trainer.run_folder
+    if flags["resume"] and run.config.exists() and run.last.exists():
+        _check_unchanged(run.last, trainer.facts)
+        trainer.restore()
+        run.read_log()
+        if trainer.finished():
+            say(f"the run in {run.path} is finished: {trainer.progress.step} steps, nothing left to do")
+            return False
+        say(f"going on with {run.path} after step {trainer.progress.step}")
+    elif flags["resume"]:
+        say(f"nothing saved in {run.path} yet: starting at step 0")
+    return True
+
+
+def train(trainer: Trainer, flags: dict[str, Any], script: str, score_with: list[str]) -> int:
+    """Trains to the end and writes report.html; returns the exit status, 128 + N after a signal N.
+
+    flags: JSON-able, for config.json. script: what to start to go on. score_with: the words of the command that scores
+    best.pt. Raises InputError when the folder holds another run.
+    """
+    run, task, progress = trainer.run_folder, trainer.task, trainer.progress
+    _open_folder(run, flags, trainer.facts)
+    stopped = trainer.run()
+    if stopped is not None:
+        processes = distributed.world_size()
+        launcher = ["python"] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
+        command = shlex.join([*launcher, script, "--resume", "--out", str(run.path)])
         say(
-            f"{network}: {count_parameters(net):,} parameters; {args.dataset}: {len(train)} training scenes, "
-            f"{len(validation)} held out for validation; {recipe.steps} steps"
+            f"stopped by {signal.Signals(stopped).name} after step {progress.step} of {trainer.recipe.steps}, "
+            f"saved {run.last}; go on with: {command}"
         )
-        stopped = trainer.run()
-        if stopped is not None:
-            processes = distributed.world_size()
-            launcher = ["python"] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
-            command = shlex.join([*launcher, script, "--resume", "--out", str(run.path)])
-            say(
-                f"stopped by {signal.Signals(stopped).name} after step {trainer.progress.step} of {recipe.steps}, "
-                f"saved {run.last}; go on with: {command}"
-            )
-            return 128 + stopped
-        _write_report(run, task)
-        progress = trainer.progress
-        say(
-            f"done: best validation {task.best_metric} {progress.best:.4f} {task.units[task.best_metric]} at step "
-            f"{progress.best_step}; score it with: {_evaluate_command(run, args)}"
-        )
-        return 0
+        return 128 + stopped
+    if distributed.is_main():
+        # Out of the run's own files: all of it, with what was before a resume.
+        records = [json.loads(line) for _, line in run.read_log()]
+        content = training_report(str(run.path), run.read_config(), records, task.best_metric, task.units)
+        write_atomically(run.report, content)
+        say(f"curves and settings: {run.report}")
+    best = f"{progress.best:.4f} {task.units[task.best_metric]}".rstrip()
+    say(
+        f"done: best validation {task.best_metric} {best} at step {progress.best_step}; "
+        f"score it with: {shlex.join(score_with)}"
+    )
+    return 0
 
 
 def without_names(facts: dict[str, Any]) -> dict[str, Any]:
@@ -134,58 +103,17 @@ def without_names(facts: dict[str, Any]) -> dict[str, Any]:
     return facts | counted | teacher
 
 
-def display_path(path: Path) -> Path:
-    """The path as seen from the working directory, when it lies below it."""
-    path, here = Path(os.path.abspath(path)), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _recipe(args: Any, scenes: int) -> Recipe:
-    return Recipe(
-        steps=args.steps or steps_for(args.epochs, scenes, args.batch_size),
-        **{name: getattr(args, name) for name in Recipe.__dataclass_fields__ if name != "steps"},
-    )
-
-
-def _build_peer(task: Task, name: str) -> nn.Module:
-    """A new network to train along with the student. Raises InputError for a name that is none."""
-    names = {"teacher": task.teacher} | task.students
-    if name not in names:
-        raise InputError(f"--distill: there is no network {name!r} for a peer: choose of {', '.join(names)}")
-    return build_model(names[name])
-
-
-def _refreshing(
-    task: Task, method: DistillationMethod, teacher: nn.Module | None, validation: Any, device: torch.device
-) -> Callable[[nn.Module], None] | None:
-    """What the method wants done with the network before each epoch: a look at the first validation pairs."""
-    if not method.held_out:
-        return None
-    pairs = task.collate([validation[i] for i in range(min(method.held_out, len(validation)))])
-    return partial(task.refresh, batch=to_device(pairs, device), method=method, teacher=teacher)
-
-
-def _teacher_facts(path: Path) -> dict[str, Any]:
-    facts = training_facts(path)
-    return {
-        "path": str(path),
-        "sha256": file_digest(path),
-        "dataset": facts.get("dataset"),
-        "scenes": facts.get("scenes", []),
-    }
-
-
-def _open_run(run: RunFolder, args: Any, facts: dict[str, Any]) -> None:
+def _open_folder(run: RunFolder, flags: dict[str, Any], facts: dict[str, Any]) -> None:
     """Writes config.json, or adds this start to that of the run to go on with. Other processes wait for the main."""
     if distributed.is_main():
         present = run.present()
-        now = {"flags": flags_record(args), "provenance": provenance()}
-        if args.resume and run.config.exists():
+        now = {"flags": flags, "provenance": provenance()}
+        if flags["resume"] and run.config.exists():
             config = run.read_config()
             before = config.get("provenance", {}).get("machine", {}).get("threads")
             if before != (threads := torch.get_num_threads()):
                 say(f"the run began with {before} threads and goes on with {threads}: last bits of numbers may differ")
-            run.write_config(config | {"flags": now["flags"], "resumed": [*config["resumed"], now]})
+            run.write_config(config | {"flags": flags, "resumed": [*config["resumed"], now]})
         elif present:
             what = "add --resume to go on with it" if run.config.exists() else "it has no config.json to go on from"
             raise InputError(
@@ -194,15 +122,6 @@ def _open_run(run: RunFolder, args: Any, facts: dict[str, Any]) -> None:
         else:
             run.write_config({**now, "training": without_names(facts), "resumed": []})
     distributed.barrier()
-
-
-def _write_report(run: RunFolder, task: Task) -> None:
-    """Writes report.html from the run's own files: all of it, with what was before a resume. The main process does."""
-    if distributed.is_main():
-        records = [json.loads(line) for _, line in run.read_log()]
-        content = training_report(str(run.path), run.read_config(), records, task.best_metric, task.units)
-        write_atomically(run.report, content)
-        say(f"curves and settings: {run.report}")
 
 
 def _check_unchanged(last: Path, facts: dict[str, Any]) -> None:
@@ -218,16 +137,3 @@ def _check_unchanged(last: Path, facts: dict[str, Any]) -> None:
             f"the teacher {facts['teacher']['path']} has changed since the run in {last.parent} began: restore it, or "
             f"start again with another --out"
         )
-
-
-def _score_teacher(task: Task, net: nn.Module, path: Path, validation: Any, device: torch.device) -> None:
-    """Prints how good the teacher is on the validation part, so that a broken one is seen at once."""
-    for name, model in ((f"teacher {display_path(path)}", net), ("zero flow", task.baselines["zero"])):
-        metrics = task.evaluate(model, validation, device, description="teacher").metrics
-        say(f"{name} on the validation part: {metrics_line(metrics, task.units)}")
-
-
-def _evaluate_command(run: RunFolder, args: Any) -> str:
-    command = ["python", "evaluate.py", "--checkpoint", str(run.best), "--dataset", args.dataset]
-    command += ["--data-root", str(args.data_root)] if args.data_root else []
-    return shlex.join([*command, "--num-points", str(args.num_points)])

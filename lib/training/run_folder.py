@@ -46,6 +46,12 @@ def metrics_line(metrics: dict[str, float], units: dict[str, str]) -> str:
     return "  ".join(f"{name} {value:.4f}{' ' + units[name] if units[name] else ''}" for name, value in metrics.items())
 
 
+def display_path(path: Path) -> Path:
+    """The path as seen from the working directory, when it lies below it."""
+    path, here = Path(os.path.abspath(path)), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 class RunFolder:
     """The folder of one training run. Every method raises InputError when the system refuses to write."""
 
