@@ -70,6 +70,17 @@ class Feature:
         """All positions of the batch below each other: (R, C)."""
         return self.by_position().flatten(0, -2)  # (B, N, C) -> (B N, C)
 
+    def as_clouds(self) -> Tensor:
+        """The values as clouds (B, N, C). Rows of a batch are one cloud: (1, P, C)."""
+        return self.by_position().unsqueeze(0) if self.layout == "rows" else self.by_position()
+
+    def importance_of_clouds(self) -> Tensor | None:
+        """``importance`` in the order of ``as_clouds``: (B, N), or None where the network knows none."""
+        if self.importance is None:
+            return None
+        # rows: (P,) -> (1, P); map: (B, H, W) -> (B, H W)
+        return self.importance.unsqueeze(0) if self.layout == "rows" else self.importance.flatten(1)
+
     def at(self, coarser: Feature) -> Tensor:
         """The values ``by_position`` at the sites of an equally fine or coarser feature of the same layout.
 
@@ -80,10 +91,14 @@ class Feature:
             return self.by_position()
         if self.layout == coarser.layout == "points":
             return coarser.sites.bring_down(self.values, self.sites)
-        if self.layout == coarser.layout == "map":
-            pooled = F.adaptive_avg_pool2d(self.values, coarser.values.shape[2:])  # (B, C, H', W')
+        cells, fewer = self.values.shape[2:], coarser.values.shape[2:]
+        if self.layout == coarser.layout == "map" and fewer[0] <= cells[0] and fewer[1] <= cells[1]:
+            pooled = F.adaptive_avg_pool2d(self.values, fewer)  # (B, C, H', W')
             return pooled.flatten(2).transpose(1, 2)  # (B, H' W', C)
-        raise InputError(f"features of {self.layout} and {coarser.layout} at different sites do not compare")
+        raise InputError(
+            f"a feature of {self.layout} {tuple(self.values.shape)} cannot be brought to the sites of one of "
+            f"{coarser.layout} {tuple(coarser.values.shape)}"
+        )
 
 
 class Shape(NamedTuple):

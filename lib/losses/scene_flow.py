@@ -1,4 +1,7 @@
-"""The multi-scale flow loss of PointPWC-Net (Wu et al., ECCV 2020) and Bi-PointFlowNet (Cheng & Ko, ECCV 2022)."""
+"""The multi-scale flow loss of PointPWC-Net (Wu et al., ECCV 2020) and Bi-PointFlowNet (Cheng & Ko, ECCV 2022).
+
+The same distance serves against the ground truth and, in output distillation, against a teacher.
+"""
 
 from collections.abc import Sequence
 
@@ -42,3 +45,22 @@ def multiscale_loss(flows: Sequence[Tensor], targets: Sequence[Tensor], alphas: 
         for alpha, flow, target in zip(alphas, flows, targets, strict=True)
     ]
     return torch.stack(terms).sum()
+
+
+def output_distillation(
+    student_flows: Sequence[Tensor], teacher_flows: Sequence[Tensor], final_only: bool = False
+) -> Tensor:
+    """L_KD: the multi-scale distance of the student's flows to the teacher's, a scalar in metres.
+
+    student_flows[l], teacher_flows[l]: (B, N_l, 3), metres, at the same points. No gradient reaches the teacher.
+    final_only compares level 0 alone, with its alpha. Raises InputError when the levels' sizes differ.
+    """
+    levels = 1 if final_only else len(ALPHAS)
+    student, teacher = list(student_flows[:levels]), [flow.detach() for flow in teacher_flows[:levels]]
+    sizes = [[flow.shape[1] for flow in flows] for flows in (student, teacher)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"the student's levels hold {sizes[0]} points and the teacher's {sizes[1]}: their flows do not belong to "
+            f"the same points; give both networks the same level sizes, or compare the finest level only (--final-only)"
+        )
+    return multiscale_loss(student, teacher, ALPHAS[:levels])

@@ -1,8 +1,8 @@
 """Distillation methods, one file each: a module whose call returns a dict of named losses."""
 
-from lib.losses.distill.context import DistillationContext, Prediction
+from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Setting
-from lib.losses.distill.output import OutputDistillation, output_distillation
+from lib.losses.distill.output import OutputDistillation
 from lib.losses.distill.selection import METHODS, Distillation, Selection, Term, default_options, parse_distill
 
 __all__ = [
@@ -11,11 +11,9 @@ __all__ = [
     "DistillationContext",
     "DistillationMethod",
     "OutputDistillation",
-    "Prediction",
     "Selection",
     "Setting",
     "Term",
     "default_options",
-    "output_distillation",
     "parse_distill",
 ]

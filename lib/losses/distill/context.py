@@ -1,57 +1,54 @@
-"""What a distillation method sees of a step: tensors of the student, of the teacher and of the pair."""
+"""What a distillation method sees of a training step."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lib.errors import InputError
-from lib.losses.scene_flow import gather_levels
+from lib.features import Feature, Levels, Outputs
+
+NO_LEVELS = "compares predictions of several levels, and this task has one prediction only"
 
 
-@dataclass
-class Prediction:
-    """The output of one network at the source's points."""
-
-    flows: Sequence[Tensor]  # levels 0..3: (B, N_l, 3), metres
-    features: Mapping[str, Tensor] = field(default_factory=dict)  # "family/level" -> (B, N_l, C)
-
-
-@dataclass
+@dataclass(kw_only=True)
 class DistillationContext:
-    """One step. All networks see the same points: rows of a level belong together.
+    """One training step: what the networks gave for one batch, and the task's own losses.
 
-    A method reads only what it announced: ``teacher`` and ``peer`` are there when it needs one, ``targets`` when it
-    needs the ground truth, a feature when it is among its ``features``.
+    A method reads only what it asked for. ``teacher`` and ``peer`` are there when it needs them, ``truth`` when it
+    needs the ground truth, a feature when it is among the method's ``features``, logits likewise.
+
+    student, teacher: their outputs. peer: those of a network that trains along with the student, with gradient.
+    truth: the ground truth at the student's levels, where the task predicts level by level.
+    task_loss: the task's loss of a network's outputs against the ground truth; the sum of its parts is the loss.
+    distance: of (student, teacher), by which ``output`` distils; the sum of its parts is the distance.
+    progress: the part of the training that is done, from 0 to 1.
     """
 
-    student: Prediction
-    teacher: Prediction | None = None
-    targets: Sequence[Tensor] | None = None  # ground truth, levels 0..3: (B, N_l, 3), metres
-    xyz1: Tensor | None = None  # source (B, N, 3), metres, camera frame
-    indices: Sequence[Tensor | None] = ()  # (B, N_l) int64: level l's points in the level above; None at level 0
-    progress: float = 1.0  # part of the training that is done, from 0
-    peer: Prediction | None = None  # of the network that trains along with the student: with gradient, without features
+    student: Outputs
+    teacher: Outputs | None = None
+    peer: Outputs | None = None
+    truth: Levels | None = None
+    task_loss: Callable[[Outputs], dict[str, Tensor]]
+    distance: Callable[[Outputs, Outputs], dict[str, Tensor]]
+    progress: float = 1.0
 
-    @cached_property
-    def xyz(self) -> list[Tensor]:
-        """Source points of levels 0..3: (B, N_l, 3), metres, camera frame."""
-        return gather_levels(self.xyz1, self.indices)
+    def pair(self, name: str) -> tuple[Feature, Feature]:
+        """Feature ``name`` of the student and of the teacher, the teacher's without gradient.
 
-    def pair(self, name: str) -> tuple[Tensor, Tensor]:
-        """Feature ``name`` of student (B, N_l, C_S) and teacher (B, N_l, C_T), the teacher's without gradient.
-
-        Raises InputError when the two do not belong to the same points.
+        Raises InputError when their sites are not one and the same object: equal counts would not be enough.
         """
-        student, teacher = self.student.features[name], self.teacher.features[name].detach()
-        if student.shape[:2] != teacher.shape[:2]:
+        student, teacher = self.student.features[name], self.teacher.features[name]
+        if student.sites is not teacher.sites:
             raise InputError(
-                f"feature {name}: the student has {student.shape[1]} points and the teacher {teacher.shape[1]}, which "
-                f"are not the same points; give both networks the same level sizes"
+                f"feature {name}: the student and the teacher do not stand on the same points; give both networks the "
+                f"same level sizes"
             )
-        return student, teacher
+        return student, teacher.detached()
 
-    def bring_down(self, values: Tensor, fine: int, coarse: int) -> Tensor:
-        """The rows of ``values`` (B, N_fine, C) that level ``coarse`` kept: (B, N_coarse, C)."""
-        return gather_levels(values, [None, *self.indices[fine + 1 : coarse + 1]])[-1]
+
+def levels_of(outputs: Outputs, method: str) -> Levels:
+    """The predictions of a network by level. Raises InputError, in the name of the method, where it has none."""
+    if outputs.levels is None:
+        raise InputError(f"{method} {NO_LEVELS}")
+    return outputs.levels

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from lib.errors import InputError
-from lib.losses.distill.context import DistillationContext
-from lib.losses.scene_flow import ALPHAS
+from lib.features import Layout, Shape
+from lib.losses.distill.context import NO_LEVELS, DistillationContext
 
 
 @dataclass(frozen=True)
@@ -46,83 +46,140 @@ def _one_of(meanings: Mapping[str, Any], text: str) -> Any:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method is built for."""
+    """What a method is built for.
 
-    student: Mapping[str, int]  # width of every feature of the student, by name
-    teacher: Mapping[str, int] | None  # the same of the teacher, None without one
-    batch: int  # scenes a step in this process
-    build_peer: Callable[[str], nn.Module] | None = None  # makes the network of that name, to train with the student
+    student, teacher: every feature that the networks can return, by name; teacher None where there is none.
+    batch: samples (clouds or images) of a step in this process.
+    build_peer: makes the network of that name, to train along with the student.
+    logits: the logits that both networks can return, by name, with their number of classes.
+    levels: at how many levels the task predicts; 0 for a task with one prediction only.
+    """
+
+    student: Mapping[str, Shape]
+    teacher: Mapping[str, Shape] | None
+    batch: int
+    build_peer: Callable[[str], nn.Module] | None = None
+    logits: Mapping[str, int] = field(default_factory=dict)
+    levels: int = 4
 
 
 class DistillationMethod(nn.Module):
     """A term of the loss. It owns what it trains besides the student, which no saved student contains.
 
-    A call with a ``DistillationContext`` returns named scalars; the one under ``name`` is the term, before its weight
-    in the total loss, the others are its parts, for the log. Apart from ``output``, a method is built from a
-    ``Setting`` and, where it has a default ``place``, from the place of the features that it compares: a family of
-    them ("predictor": levels 0..3) or one ("predictor/1"). ``options`` are its further arguments, by name.
+    A call with a ``DistillationContext`` returns named scalars. The one under ``name`` is the term, before its weight
+    in the total loss; the others are its parts, for the log. A method is built from a ``Setting``, from the place of
+    the features that it compares if it has a default ``place``, and from its ``options`` by name. (``output`` is built
+    from gamma alone.) A method never asks which task it serves.
     """
 
     name: str
     weight = 1.0  # default weight in the total loss
-    place: str | None = None  # default; None: compares no features of a chosen place
+    place: str | None = None  # default place of the features or logits; None: the method takes no place
+    layouts: tuple[Layout, ...] = ()  # of the features that it can compare
     options: Mapping[str, Option] = {}
     unweighted: tuple[str, ...] = ()  # parts that enter the total loss with weight 1, beside the weighted term
     needs_teacher = True
-    needs_peer = False  # True: it owns ``peer``, the network that trains along, and gets its predictions
-    held_out = 0  # pairs outside of training that ``refresh`` wants to see before each epoch
+    needs_peer = False  # True: it owns ``peer``, a network that trains along, and gets its outputs
+    needs_levels = False  # True: it serves tasks that predict level by level
+    held_out = 0  # samples outside of training that ``refresh`` wants to see before each epoch
     needs_ground_truth = False
-    ground_truth_share = 0.0  # part of the ground truth's weight, at levels 1..3, that a term of weight 1 takes over
+    ground_truth_share = 0.0  # of the ground truth's weight at the coarser levels, what a term of weight 1 takes over
 
-    def __init__(self, features: tuple[str, ...] = ()):
+    def __init__(self, features: tuple[str, ...] = (), logits: tuple[str, ...] = ()):
         super().__init__()
-        self.features = features  # names that the networks must return
+        self.features = features  # names of the features that the networks must return
+        self.logits = logits  # names of the logits that they must return
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def refresh(self, context: DistillationContext) -> None:
-        """Takes in what the networks, in evaluation mode, predict on the ``held_out`` pairs."""
+        """Takes in what the networks, in evaluation mode, predict on the ``held_out`` samples."""
         raise NotImplementedError
+
+    @classmethod
+    def served_at(cls, place: str, setting: Setting) -> tuple[str, ...]:
+        """Names of the features at ``place``. Raises InputError when the method cannot compare them."""
+        names = features_at(place, setting)
+        for shapes in (setting.student, setting.teacher):
+            for name in names:
+                if shapes is not None and shapes[name].layout not in cls.layouts:
+                    raise InputError(
+                        f"{cls.name}@{place}: the feature {name} is {WORDS[shapes[name].layout]}; {cls.name} serves "
+                        f"{' and '.join(WORDS[layout] for layout in cls.layouts)} only: choose another place"
+                    )
+        for name in names:
+            if setting.teacher is not None and setting.student[name].layout != setting.teacher[name].layout:
+                raise InputError(
+                    f"{cls.name}@{place}: the feature {name} is {WORDS[setting.student[name].layout]} in the student "
+                    f"and {WORDS[setting.teacher[name].layout]} in the teacher: they do not compare"
+                )
+        return names
+
+    @classmethod
+    def one_served_at(cls, place: str, setting: Setting) -> str:
+        """Name of the one feature at ``place``. Raises InputError as ``served_at``, and when there are several."""
+        names = cls.served_at(place, setting)
+        if len(names) > 1:
+            raise InputError(f"{cls.name} compares one feature: choose {cls.name}@{names[1]}, for example")
+        return names[0]
+
+    @classmethod
+    def check_levels(cls, setting: Setting) -> None:
+        """Raises InputError when the task does not predict level by level."""
+        if setting.levels < 2:
+            raise InputError(f"{cls.name} {NO_LEVELS}")
+
+
+WORDS = {"points": "points", "rows": "rows", "map": "a map"}  # layouts, for messages
 
 
 def features_at(place: str, setting: Setting) -> tuple[str, ...]:
-    """Names of the features that ``place`` means. Raises InputError when student or teacher lacks one."""
-    names = (place,) if "/" in place else tuple(f"{place}/{level}" for level in range(len(ALPHAS)))
-    for whose, widths in (("student", setting.student), ("teacher", setting.teacher)):
-        for name in names:
-            if widths is not None and name not in widths:
-                raise InputError(f"the {whose} has no feature {name}: choose a place of {', '.join(widths)}")
+    """Names of the student's features that ``place`` means, in their order.
+
+    A place is a name ("pyramid1/1") or the beginning of one ("pyramid1": all features below it).
+    Raises InputError when the student has none there, or the teacher lacks one of them.
+    """
+    names = tuple(name for name in setting.student if name == place or name.startswith(f"{place}/"))
+    if not names:
+        raise InputError(f"the student has no feature {place}: {_choice(setting.student)}")
+    for name in names:
+        if setting.teacher is not None and name not in setting.teacher:
+            raise InputError(f"the teacher has no feature {name}: {_choice(setting.teacher)}")
     return names
 
 
-def level_of(name: str) -> int:
-    """The level of a feature: 2 for "predictor/2"."""
-    return int(name.rsplit("/", 1)[1])
+def _choice(shapes: Mapping[str, Shape]) -> str:
+    return f"choose a place of {', '.join(shapes)}" if shapes else "it has none at all"
+
+
+def level_of(name: str) -> int | None:
+    """The number at the end of a feature's name, 2 for "predictor/2"; None for a name without one."""
+    number = name.rsplit("/", 1)[-1]
+    return int(number) if number.isdecimal() else None
 
 
 def adapter(inputs: int, outputs: int) -> nn.Module:
-    """A 1x1 layer between features of different widths; nothing where they are equal."""
+    """A 1x1 layer, on channels last, between features of different widths; nothing where they are equal."""
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
 
 
-def adapters(names: tuple[str, ...], setting: Setting) -> nn.ModuleDict:
-    """One ``adapter`` from the student's to the teacher's width for each feature."""
-    return nn.ModuleDict({name: adapter(setting.student[name], setting.teacher[name]) for name in names})
+class FeaturewiseDistillation(DistillationMethod):
+    """A method that compares feature with feature. Where widths differ the student's pass a learned 1x1 adapter."""
 
-
-class LevelwiseDistillation(DistillationMethod):
-    """A method that compares features level by level; where widths differ the student's pass a learned 1x1 adapter."""
+    layouts = ("points", "rows", "map")
 
     def __init__(self, setting: Setting, place: str | None = None):
-        super().__init__(features_at(place or self.place, setting))
-        self.adapters = adapters(self.features, setting)
+        super().__init__(self.served_at(place or self.place, setting))
+        self.adapters = nn.ModuleDict(
+            {name: adapter(setting.student[name].width, setting.teacher[name].width) for name in self.features}
+        )
 
     def loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """The term, a scalar. student[l], teacher[l]: (B, N_l, C_l), of one width."""
+        """The term, a scalar. student[l], teacher[l]: (B, N_l, C_l) or rows (P_l, C_l), of one width."""
         raise NotImplementedError
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         pairs = [context.pair(name) for name in self.features]
-        student = [self.adapters[name](s) for name, (s, _) in zip(self.features, pairs, strict=True)]
-        return {self.name: self.loss(student, [t for _, t in pairs])}
+        student = [self.adapters[name](s.by_position()) for name, (s, _) in zip(self.features, pairs, strict=True)]
+        return {self.name: self.loss(student, [t.by_position() for _, t in pairs])}

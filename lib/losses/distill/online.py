@@ -8,9 +8,11 @@ networks and of the ground truth, metres, at the same points; targets carry no g
 import torch
 from torch import Tensor
 
-from lib.losses.distill.context import DistillationContext
+from lib.errors import InputError
+from lib.losses.distill.context import DistillationContext, levels_of
 from lib.losses.distill.method import DistillationMethod, Option, Setting
-from lib.losses.scene_flow import ALPHAS, multiscale_loss
+from lib.losses.distill.output import total
+from lib.losses.scene_flow import multiscale_loss
 
 HELD_OUT = 8  # pairs by which ``general`` weighs the networks (our choice)
 
@@ -81,30 +83,36 @@ class OnlineDistillation(DistillationMethod):
     unweighted = ("online_peer_gt",)
     needs_teacher = False
     needs_ground_truth = True
+    needs_levels = True
     needs_peer = True
 
     def __init__(self, setting: Setting, target: str = "linear", peer: str = "teacher"):
+        self.check_levels(setting)
+        if setting.build_peer is None:
+            raise InputError("online trains a second network along with the student, and this task builds none")
         super().__init__()
         self.peer = setting.build_peer(peer)
         self.target = target
         if target == "general":
             self.held_out = HELD_OUT
-            self.register_buffer("shares", torch.full((len(ALPHAS),), 0.5))  # of the student, a level each
+            self.register_buffer("shares", torch.full((setting.levels,), 0.5))  # of the student, a level each
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        student, peer, truth = context.student.flows, context.peer.flows, context.targets
+        levels, truth = levels_of(context.student, self.name), context.truth.values
+        student, peer = levels.values, levels_of(context.peer, self.name).values
         if self.target == "general":
             targets = [mixture(s, p, share) for s, p, share in zip(student, peer, self.shares, strict=True)]
         else:
             targets = [TARGETS[self.target](*flows) for flows in zip(student, peer, truth, strict=True)]
         parts = {
-            "online_student": multiscale_loss(student, targets),
-            "online_peer": multiscale_loss(peer, targets),
-            "online_peer_gt": multiscale_loss(peer, truth),
+            "online_student": multiscale_loss(student, targets, levels.weights),
+            "online_peer": multiscale_loss(peer, targets, levels.weights),
+            "online_peer_gt": total(context.task_loss(context.peer)),
         }
         return {"online": parts["online_student"] + parts["online_peer"], **parts}
 
     def refresh(self, context: DistillationContext) -> None:
-        for level, flows in enumerate(zip(context.student.flows, context.peer.flows, context.targets, strict=True)):
-            numerator, denominator = mixture_terms(*flows)
+        flows = context.student.levels.values, context.peer.levels.values, context.truth.values
+        for level, values in enumerate(zip(*flows, strict=True)):
+            numerator, denominator = mixture_terms(*values)
             self.shares[level] = mixture_weight(numerator.sum(), denominator.sum())

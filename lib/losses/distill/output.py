@@ -1,54 +1,49 @@
-"""Output distillation: the student matches the teacher's flows and the ground truth.
+"""Output distillation: the student learns from the teacher's prediction and from the ground truth.
 
-L = gamma L_KD + (1 - gamma) L_GT, with L_GT the multi-scale loss against the ground truth and L_KD the same distance to
-the teacher's flows at the same points.
+L = gamma L_KD + (1 - gamma) L_GT. L_GT is the task's own loss against the ground truth. L_KD is the task's distance of
+the student's prediction to the teacher's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod
-from lib.losses.scene_flow import ALPHAS, multiscale_loss
 
 
-def output_distillation(
-    student_flows: Sequence[Tensor], teacher_flows: Sequence[Tensor], final_only: bool = False
-) -> Tensor:
-    """L_KD: the multi-scale distance of the student's flows to the teacher's, a scalar in metres.
+def total(parts: Mapping[str, Tensor]) -> Tensor:
+    """The sum of named scalars, in their order."""
+    first, *others = parts.values()
+    for part in others:
+        first = first + part
+    return first
 
-    student_flows[l], teacher_flows[l]: (B, N_l, 3), metres, at the same points. No gradient reaches the teacher.
-    final_only compares level 0 alone, with its alpha. Raises InputError when the levels' sizes differ.
-    """
-    levels = 1 if final_only else len(ALPHAS)
-    student, teacher = list(student_flows[:levels]), [flow.detach() for flow in teacher_flows[:levels]]
-    sizes = [[flow.shape[1] for flow in flows] for flows in (student, teacher)]
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"the student's levels hold {sizes[0]} points and the teacher's {sizes[1]}: their flows do not belong to "
-            f"the same points; give both networks the same level sizes, or compare the finest level only (--final-only)"
-        )
-    return multiscale_loss(student, teacher, ALPHAS[:levels])
+
+def joined(*groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Several groups of named scalars as one. Raises ValueError for a name that comes twice."""
+    names = [name for group in groups for name in group]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two parts of a loss have the name {', '.join(sorted(twice))}: rename one")
+    return {name: value for group in groups for name, value in group.items()}
 
 
 class OutputDistillation(DistillationMethod):
     """The loss of a student under output distillation. A term of weight 0 is neither computed nor returned.
 
-    gamma: weight of the teacher, 0 (ground truth alone) to 1 (teacher alone). final_only: L_KD at the finest level
-    only. Raises InputError for gamma outside [0, 1].
+    gamma: weight of the teacher, from 0 (ground truth alone) to 1 (teacher alone).
+    Raises InputError for gamma outside [0, 1].
     """
 
     name = "output"
     weight = 0.3  # the default gamma
 
-    def __init__(self, gamma: float, final_only: bool = False):
+    def __init__(self, gamma: float):
         super().__init__()
         if not 0.0 <= gamma <= 1.0:  # also catches NaN
             raise InputError(f"gamma must be in [0, 1] (0: ground truth alone, 1: teacher alone), got {gamma:g}")
         self.gamma = gamma
-        self.final_only = final_only
 
     @property
     def needs_teacher(self) -> bool:
@@ -59,16 +54,19 @@ class OutputDistillation(DistillationMethod):
         return self.gamma < 1.0
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        """Named scalars: "loss", the one to minimise, and its parts "loss_gt" and "loss_kd", unweighted.
+        """Named scalars: "loss", the one to minimise, and unweighted "loss_gt" and "loss_kd".
 
-        The teacher's flows may be missing at gamma 0, the targets at gamma 1.
+        Where one of these two has several parts, these follow under their own names.
+        The teacher may be missing at gamma 0, the ground truth at gamma 1.
         """
-        flows = context.student.flows
-        if not self.needs_teacher:
-            loss_gt = multiscale_loss(flows, context.targets)
-            return {"loss": loss_gt, "loss_gt": loss_gt}
-        loss_kd = output_distillation(flows, context.teacher.flows, self.final_only)
-        if not self.needs_ground_truth:
-            return {"loss": loss_kd, "loss_kd": loss_kd}
-        loss_gt = multiscale_loss(flows, context.targets)
-        return {"loss": self.gamma * loss_kd + (1.0 - self.gamma) * loss_gt, "loss_gt": loss_gt, "loss_kd": loss_kd}
+        parts_kd = context.distance(context.student, context.teacher) if self.needs_teacher else {}
+        parts_gt = context.task_loss(context.student) if self.needs_ground_truth else {}
+        if not parts_kd:
+            losses = {"loss": (loss_gt := total(parts_gt)), "loss_gt": loss_gt}
+        elif not parts_gt:
+            losses = {"loss": (loss_kd := total(parts_kd)), "loss_kd": loss_kd}
+        else:
+            loss_gt, loss_kd = total(parts_gt), total(parts_kd)
+            loss = self.gamma * loss_kd + (1.0 - self.gamma) * loss_gt
+            losses = {"loss": loss, "loss_gt": loss_gt, "loss_kd": loss_kd}
+        return joined(losses, *(parts for parts in (parts_gt, parts_kd) if len(parts) > 1))

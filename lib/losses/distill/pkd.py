@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib.losses.distill.method import LevelwiseDistillation
+from lib.losses.distill.method import FeaturewiseDistillation
 
 EPSILON = 1e-6  # added to the standard deviation
 
 
 def pearson_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Sum over levels of half the mean squared difference of the standardised features: a scalar.
+    """Sum over features of half the mean squared difference of the standardised features: a scalar.
 
-    Equals the sum of (1 - Pearson's r, averaged over channels) times (n - 1) / n for n = B N_l rows.
-    student[l], teacher[l]: (B, N_l, C_l). No gradient reaches the teacher.
+    Equals the sum of (1 - Pearson's r, averaged over channels) times (n - 1) / n for n rows.
+    student[l], teacher[l]: (B, N_l, C_l) or rows (P_l, C_l). No gradient reaches the teacher.
     """
     terms = [
         0.5 * (_standardised(s) - _standardised(t.detach())).square().mean()
@@ -24,8 +24,8 @@ def pearson_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
 
 
 def _standardised(features: Tensor) -> Tensor:
-    """(B, N, C) -> (B N, C): each channel with mean 0 and standard deviation 1 over batch and points together."""
-    rows = features.flatten(0, 1)
+    """(B, N, C) or (P, C) -> (R, C): each channel with mean 0 and standard deviation 1 over batch and positions."""
+    rows = features.flatten(0, -2)  # (B, N, C) -> (B N, C)
     rows = rows - rows.mean(0)
     variance = rows.square().sum(0) / (len(rows) - 1)
     varies = variance > 0  # the square root has no slope at the variance 0 of a constant channel
@@ -33,8 +33,8 @@ def _standardised(features: Tensor) -> Tensor:
     return rows / (deviation + EPSILON)
 
 
-class PearsonDistillation(LevelwiseDistillation):
-    """The Pearson loss. Where the widths differ the student's features pass a learned 1x1 adapter."""
+class PearsonDistillation(FeaturewiseDistillation):
+    """The Pearson loss of each feature. Where the widths differ the student's features pass a learned 1x1 adapter."""
 
     name = "pkd"
     weight = 6.0  # of the paper's detectors with a feature pyramid

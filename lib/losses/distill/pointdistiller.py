@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Option, Setting, features_at
+from lib.losses.distill.method import DistillationMethod, Option, Setting
 from lib.ops import gather
 
 KEPT = 512  # points a cloud (our choice)
@@ -74,6 +73,7 @@ class PointDistiller(DistillationMethod):
 
     name = "pointdistiller"
     place = "pyramid1/1"
+    layouts = ("points",)
     options = {
         "kept": Option(KEPT),
         "neighbours": Option(NEIGHBOURS),
@@ -92,19 +92,15 @@ class PointDistiller(DistillationMethod):
         reweight: bool = True,
         freeze_teacher: bool = False,
     ):
-        names = features_at(place, setting)
-        if len(names) != 1:
-            raise InputError(
-                f"pointdistiller compares the features of one level: choose pointdistiller@{place}/1, for example"
-            )
-        super().__init__(names)
-        width = setting.student[place]
+        name = self.one_served_at(place, setting)
+        super().__init__((name,))
+        width = setting.student[name].width
         self.kept, self.neighbours, self.temperature, self.reweight = kept, neighbours, temperature, reweight
         self.student_graph = GraphLayer(width, width)
-        self.teacher_graph = GraphLayer(setting.teacher[place], width).requires_grad_(not freeze_teacher)
+        self.teacher_graph = GraphLayer(setting.teacher[name].width, width).requires_grad_(not freeze_teacher)
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        student, teacher = context.pair(self.features[0])
+        student, teacher = (feature.values for feature in context.pair(self.features[0]))
         kept = important_points(teacher, self.kept)
         near = feature_neighbours(teacher, kept, self.neighbours)
         student_graph = self.student_graph(student, kept, near)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib.errors import InputError
 from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Setting, features_at, level_of
+from lib.losses.distill.method import DistillationMethod, Setting, level_of
 from lib.ops import gather, knn
 
 ANCHORS = 256  # points a cloud and level between which distances are compared
@@ -97,27 +97,31 @@ class RelationalDistillation(DistillationMethod):
 
     name = "rkd"
     place = "pyramid1"
+    layouts = ("points",)
 
     def __init__(self, setting: Setting, place: str = place):
-        super().__init__(features_at(place, setting))
+        super().__init__(self.served_at(place, setting))
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         distance, angle = [], []
         for name in self.features:
             level = level_of(name)
             student, teacher = context.pair(name)
-            anchors = draw_anchors(context.xyz[level])
+            places = student.sites.places
+            anchors = draw_anchors(places)
             corners = anchors[:, :ANGLE_ANCHORS]
-            neighbours = spatial_neighbours(context.xyz[level], corners)
+            neighbours = spatial_neighbours(places, corners)
             weight = LEVEL_WEIGHTS[level]
-            distance.append(weight * distance_loss(gather(student, anchors), gather(teacher, anchors)))
-            angle.append(weight * angle_loss(student, teacher, corners, neighbours))
-        anchors = draw_anchors(context.xyz[0])
-        neighbours = spatial_neighbours(context.xyz[0], anchors)
+            distance.append(weight * distance_loss(gather(student.values, anchors), gather(teacher.values, anchors)))
+            angle.append(weight * angle_loss(student.values, teacher.values, corners, neighbours))
+        levels = context.student.levels
+        anchors = draw_anchors(levels.sites[0].places)
+        neighbours = spatial_neighbours(levels.sites[0].places, anchors)
+        flows = levels.values[0], context.teacher.levels.values[0]
         parts = {
             "rkd_distance": torch.stack(distance).sum(),
             "rkd_angle": torch.stack(angle).sum(),
-            "rkd_flow": flow_relation_loss(context.student.flows[0], context.teacher.flows[0], anchors, neighbours),
+            "rkd_flow": flow_relation_loss(*flows, anchors, neighbours),
         }
         total = parts["rkd_distance"] + ANGLE_WEIGHT * parts["rkd_angle"] + parts["rkd_flow"]
         return {"rkd": total, **parts}

@@ -1,7 +1,7 @@
 """Which methods a student learns by: read from a flag, built for two networks, added up to one loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from lib.losses.distill.hint import HintDistillation
 from lib.losses.distill.method import DistillationMethod, Setting
 from lib.losses.distill.multiscale import MultiscaleDistillation
 from lib.losses.distill.online import OnlineDistillation
-from lib.losses.distill.output import OutputDistillation
+from lib.losses.distill.output import OutputDistillation, joined
 from lib.losses.distill.pkd import PearsonDistillation
 from lib.losses.distill.pointdistiller import PointDistiller
 from lib.losses.distill.rkd import RelationalDistillation
@@ -33,13 +33,25 @@ METHODS = {
 }
 
 
+# A task's own defaults: method -> (place, weight). The weight of ``output`` is gamma.
+Defaults = Mapping[str, tuple[str | None, float]]
+
+
+def _default_place(name: str, defaults: Defaults | None) -> str | None:
+    return defaults[name][0] if defaults and name in defaults else METHODS[name].place
+
+
+def _default_weight(name: str, defaults: Defaults | None) -> float:
+    return defaults[name][1] if defaults and name in defaults else METHODS[name].weight
+
+
 @dataclass(frozen=True)
 class Term:
     """One entry of --distill: METHOD[@PLACE][+KEY=VALUE...][:WEIGHT]."""
 
     name: str
-    weight: float | None  # None, until the flag is read: the method's own
-    place: str | None = None  # None: the method's own
+    weight: float | None  # None, until the flag is read: the default
+    place: str | None = None  # None: the default
     options: tuple[tuple[str, bool | int | float | str], ...] = ()  # those that are given
 
     def __str__(self) -> str:
@@ -69,7 +81,6 @@ class Selection:
     """
 
     gamma: float = 0.0
-    final_only: bool = False
     terms: tuple[Term, ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,15 +94,19 @@ class Selection:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint says about the loss it was trained by."""
-        return {"gamma": self.gamma, "final_only": self.final_only, "distill": [str(term) for term in self.terms]}
+        return {"gamma": self.gamma, "distill": [str(term) for term in self.terms]}
 
-    def build(self, setting: Setting) -> "Distillation":
-        """The loss, with new adapters. Raises InputError when a method does not fit the networks or the other ones."""
-        output = OutputDistillation(self.gamma, self.final_only)
+    def build(self, setting: Setting, defaults: Defaults | None = None) -> "Distillation":
+        """The loss, with new adapters. defaults: the task's own places, for terms that name none.
+
+        Raises InputError when a method does not fit the networks or the other methods.
+        """
+        output = OutputDistillation(self.gamma)
         methods = []
         for term in self.terms:
-            place = () if term.place is None else (term.place,)
-            methods.append(METHODS[term.name](setting, *place, **dict(term.options)))
+            place = term.place or _default_place(term.name, defaults)
+            arguments = () if place is None else (place,)
+            methods.append(METHODS[term.name](setting, *arguments, **dict(term.options)))
         return Distillation(output, methods, [term.weight for term in self.terms])
 
 
@@ -101,8 +116,11 @@ class Distillation(DistillationMethod):
     name = "distillation"
 
     def __init__(self, output: OutputDistillation, methods: Sequence[DistillationMethod], weights: Sequence[float]):
-        names = dict.fromkeys(name for method in methods for name in method.features)  # each once, in order
-        super().__init__(tuple(names))
+        names, logits = (
+            tuple(dict.fromkeys(name for method in methods for name in wanted(method)))  # each once, in order
+            for wanted in (lambda method: method.features, lambda method: method.logits)
+        )
+        super().__init__(names, logits)
         self.output, self.weights = output, tuple(weights)
         self.methods = nn.ModuleList(methods)
         shares = [weight * method.ground_truth_share for weight, method in zip(weights, methods, strict=True)]
@@ -126,6 +144,10 @@ class Distillation(DistillationMethod):
         return any(method.needs_peer for method in self.methods)
 
     @property
+    def needs_levels(self) -> bool:
+        return any(method.needs_levels for method in self.methods)
+
+    @property
     def peer(self) -> nn.Module:
         """The network that trains along; there is one when ``needs_peer``."""
         return next(method.peer for method in self.methods if method.needs_peer)
@@ -147,18 +169,19 @@ class Distillation(DistillationMethod):
             losses["loss"] = losses["loss"] + weight * terms[method.name]
             for part in method.unweighted:
                 losses["loss"] = losses["loss"] + terms[part]
-            losses |= terms
+            losses = joined(losses, terms)
         return losses
 
 
-def parse_distill(text: str | None, gamma: float | None = None, final_only: bool = False) -> Selection:
+def parse_distill(text: str | None, gamma: float | None = None, defaults: Defaults | None = None) -> Selection:
     """The methods that --distill and --gamma ask for together.
 
-    text: entries METHOD[@PLACE][+KEY=VALUE...][:WEIGHT] with commas between, each method at most once; what is left
-    out is the method's own. None means "output". The weight of ``output`` is gamma, which may be given either way;
-    without an entry ``output`` gamma is 0. Raises InputError for whatever cannot be understood or contradicts itself.
+    text: entries METHOD[@PLACE][+KEY=VALUE...][:WEIGHT] with commas between, each method at most once. None means
+    "output". What is left out takes the task's ``defaults``, or else the method's own. The weight of ``output`` is
+    gamma, which may be given either way; without an entry ``output`` gamma is 0.
+    Raises InputError for whatever cannot be understood or contradicts itself.
     """
-    entries = [_parse_entry(entry.strip()) for entry in ("output" if text is None else text).split(",")]
+    entries = [_parse_entry(entry.strip(), defaults) for entry in ("output" if text is None else text).split(",")]
     names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
@@ -173,16 +196,16 @@ def parse_distill(text: str | None, gamma: float | None = None, final_only: bool
     elif None not in (gamma, given) and gamma != given:
         raise InputError(f"--gamma {gamma:g} and --distill {text} disagree: give the weight of output once")
     else:
-        gamma = next(value for value in (given, gamma, OutputDistillation.weight) if value is not None)
+        gamma = next(value for value in (given, gamma, _default_weight("output", defaults)) if value is not None)
     terms = [
-        replace(entry, weight=METHODS[entry.name].weight) if entry.weight is None else entry
+        replace(entry, weight=_default_weight(entry.name, defaults)) if entry.weight is None else entry
         for entry in entries
         if entry.name != "output" and entry.weight != 0
     ]
-    return Selection(gamma, final_only, tuple(terms))
+    return Selection(gamma, tuple(terms))
 
 
-def _parse_entry(entry: str) -> Term:
+def _parse_entry(entry: str, defaults: Defaults | None) -> Term:
     """One entry of --distill, without weight where none is written."""
     head, colon, weight_text = entry.partition(":")
     head, *options = head.split("+")
@@ -190,7 +213,7 @@ def _parse_entry(entry: str) -> Term:
     if name not in METHODS:
         raise InputError(f"--distill has no method {name!r}: choose of {', '.join(METHODS)}")
     if at and (not place or METHODS[name].place is None):
-        default = METHODS[name].place
+        default = _default_place(name, defaults)
         fix = f"give one such as {name}@{default}" if default else f"{name} takes no place"
         raise InputError(f"--distill {entry}: {fix}")
     parsed = tuple(_parse_option(entry, name, option) for option in options)

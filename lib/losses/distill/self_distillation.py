@@ -9,23 +9,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Setting, features_at
-from lib.losses.scene_flow import ALPHAS, gather_levels, multiscale_loss
+from lib.errors import InputError
+from lib.features import Levels
+from lib.losses.distill.context import DistillationContext, levels_of
+from lib.losses.distill.method import DistillationMethod, Setting
+from lib.losses.scene_flow import multiscale_loss
 
 AMOUNT = 0.3  # a: part of the coarser levels' loss that the finest flow takes over
 RAMP = 0.1  # part of the training over which a grows from 0
 FEATURE_WEIGHT = 0.03
+FEATURES = "predictor"
 FEATURE_LEVELS = (1, 2)
 
 
-def self_flow_loss(flows: Sequence[Tensor], indices: Sequence[Tensor | None]) -> Tensor:
-    """sum over l >= 1 of alpha_l E(f_l, t_l), t_l the finest flow at level l's points, without gradient: metres.
+def self_flow_loss(levels: Levels) -> Tensor:
+    """sum over l >= 1 of alpha_l E(f_l, t_l), in the unit of the predictions.
 
-    flows[l] (B, N_l, 3), metres; indices[l] (B, N_l) int64 into the level above, None at level 0.
+    t_l: the finest prediction at level l's points, without gradient. alpha_l: the levels' weights.
     """
-    teaching = gather_levels(flows[0].detach(), indices)
-    return multiscale_loss(flows[1:], teaching[1:], ALPHAS[1:])
+    finest = levels.values[0].detach()
+    taught = [sites.bring_down(finest, levels.sites[0]) for sites in levels.sites[1:]]
+    return multiscale_loss(levels.values[1:], taught, levels.weights[1:])
 
 
 def self_feature_loss(adapted: Sequence[Tensor], finest: Sequence[Tensor]) -> Tensor:
@@ -53,25 +57,29 @@ class SelfDistillation(DistillationMethod):
     """
 
     name = "self"
+    layouts = ("points",)
     needs_teacher = False
+    needs_levels = True
     needs_ground_truth = True
 
     def __init__(self, setting: Setting, amount: float = AMOUNT, feature_weight: float = FEATURE_WEIGHT):
-        names = features_at("predictor", replace(setting, teacher=None))
+        self.check_levels(setting)
+        names = self.served_at(FEATURES, replace(setting, teacher=None))
+        if len(names) <= max(FEATURE_LEVELS):
+            raise InputError(f"self needs the features {FEATURES} of at least 3 levels, the student has {len(names)}")
         super().__init__((names[0], *(names[level] for level in FEATURE_LEVELS)))
         self.amount, self.feature_weight = amount, feature_weight
         self.ground_truth_share = amount
-        self.adapters = nn.ModuleList(
-            nn.Linear(setting.student[name], setting.student[self.features[0]]) for name in self.features[1:]
-        )
+        finest = setting.student[names[0]].width
+        self.adapters = nn.ModuleList(nn.Linear(setting.student[name].width, finest) for name in self.features[1:])
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        flows, amount = context.student.flows, ramped(self.amount, context.progress)
+        levels, amount = levels_of(context.student, self.name), ramped(self.amount, context.progress)
         finest, *coarser = (context.student.features[name] for name in self.features)
-        taught = [context.bring_down(finest, 0, level) for level in FEATURE_LEVELS]
-        adapted = [adapt(features) for adapt, features in zip(self.adapters, coarser, strict=True)]
-        flow = self_flow_loss(flows, context.indices)
+        taught = [finest.at(feature) for feature in coarser]
+        adapted = [adapt(feature.values) for adapt, feature in zip(self.adapters, coarser, strict=True)]
+        flow = self_flow_loss(levels)
         feature = self_feature_loss(adapted, taught)
-        truth = multiscale_loss(flows[1:], context.targets[1:], ALPHAS[1:])
+        truth = multiscale_loss(levels.values[1:], context.truth.values[1:], levels.weights[1:])
         total = amount * (flow - truth) + self.feature_weight * feature
         return {"self": total, "self_flow": flow, "self_feature": feature}

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.errors import InputError
+from lib.features import Feature
 from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Setting, features_at, level_of
+from lib.losses.distill.method import DistillationMethod, Setting
 
 MIN_EMBEDDING = 8  # our choice: a quarter of a batch of 4 would leave a query of one number
 
@@ -63,14 +64,19 @@ class Projection(nn.Module):
 
 
 class SemanticCalibration(DistillationMethod):
-    """Every student layer learns from all teacher layers, weighted by attention, at the points of the coarser one."""
+    """Every student layer learns from all teacher layers, weighted by attention, at the sites of the coarser one.
+
+    The features at the place must stand from fine to coarse. Points: the coarser level keeps some of the finer one's
+    points. Maps: the finer one is averaged over the cells of the coarser.
+    """
 
     name = "semckd"
     weight = 50.0  # of the paper, for large inputs
     place = "pyramid1"
+    layouts = ("points", "map")
 
     def __init__(self, setting: Setting, place: str = place):
-        super().__init__(features_at(place, setting))
+        super().__init__(self.served_at(place, setting))
         if setting.batch < 2:
             raise InputError("semckd compares the scenes of a batch: it needs at least 2 a process")
         self.batch = setting.batch
@@ -78,29 +84,27 @@ class SemanticCalibration(DistillationMethod):
         self.queries = nn.ModuleList(LayerEmbedding(setting.batch) for _ in range(count))
         self.keys = nn.ModuleList(LayerEmbedding(setting.batch) for _ in range(count))
         self.projections = nn.ModuleList(
-            nn.ModuleList(Projection(setting.student[i], setting.teacher[j]) for j in self.features)
+            nn.ModuleList(Projection(setting.student[i].width, setting.teacher[j].width) for j in self.features)
             for i in self.features
         )
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         pairs = [context.pair(name) for name in self.features]
-        if len(pairs[0][0]) != self.batch:
-            raise InputError(f"semckd was built for batches of {self.batch} scenes and got {len(pairs[0][0])}")
-        queries = [embed(similarity(student)) for embed, (student, _) in zip(self.queries, pairs, strict=True)]
-        keys = [embed(similarity(teacher)) for embed, (_, teacher) in zip(self.keys, pairs, strict=True)]
-        errors = [self._errors(context, i, student, pairs) for i, (student, _) in enumerate(pairs)]
+        if (size := len(pairs[0][0].values)) != self.batch:
+            raise InputError(f"semckd was built for batches of {self.batch} scenes and got {size}")
+        queries, keys = (
+            [embed(similarity(pair[whose].by_position())) for embed, pair in zip(embeddings, pairs, strict=True)]
+            for whose, embeddings in enumerate((self.queries, self.keys))
+        )
+        errors = [self._errors(i, pairs) for i in range(len(pairs))]
         attention = layer_attention(torch.stack(queries, 1), torch.stack(keys, 1))
         return {"semckd": attended_loss(attention, torch.stack(errors, 1))}
 
-    def _errors(
-        self, context: DistillationContext, i: int, student: Tensor, pairs: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def _errors(self, i: int, pairs: list[tuple[Feature, Feature]]) -> Tensor:
         """(b, J): mean squared error of every scene between student layer ``i`` and each teacher layer."""
-        own, errors = level_of(self.features[i]), []
-        for name, projection, (_, teacher) in zip(self.features, self.projections[i], pairs, strict=True):
-            other = level_of(name)
-            coarse = max(own, other)
-            projected = projection(context.bring_down(student, own, coarse))
-            difference = projected - context.bring_down(teacher, other, coarse)  # (b, N_coarse, C_T)
+        student, errors = pairs[i][0], []
+        for j, (projection, (_, teacher)) in enumerate(zip(self.projections[i], pairs, strict=True)):
+            coarser = pairs[max(i, j)][0]
+            difference = projection(student.at(coarser)) - teacher.at(coarser)  # (b, N_coarser, C_T)
             errors.append(difference.square().mean((1, 2)))
         return torch.stack(errors, 1)
