@@ -63,8 +63,9 @@ def main(argv: list[str] | None = None) -> int:
             batch=recipe.batch_size // distributed.world_size(),
             build_peer=partial(build_peer, task),
             logits=task.logits(student),
+            levels=task.levels,
         )
-        method = methods.build(setting).to(device)
+        method = methods.build(setting, task.methods).to(device)
         distiller = Distiller(task, args, method, teacher)  # one step: student, teacher without gradient, loss
 
         def validate(net: nn.Module, interrupted: Any = lambda: False) -> dict[str, float]:

@@ -236,6 +236,7 @@ SCENE_FLOW = Task(
     check=check,
     shapes=shapes,
     forward=forward,
+    levels=LEVELS,
     truth=truth,
     loss=loss,
     distance=distance,
