@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from lib.errors import InputError
-from lib.evaluation import synchronise
 from lib.ops.product import multiply, pack
 from lib.ops.threads import run_in_ranges
 from lib.provenance import PROJECT_ROOT
+from lib.training.device import synchronise
 
 WARM_UP = {"cpu": 3, "cuda": 5}  # calls: loops and kernels to compile, memory to come by, clocks to raise
 CALLS = 20  # in a CUDA graph: its own launch is shared by so many

@@ -1,5 +1,6 @@
 """What the benchmark runs: networks, synthetic pairs, and the steps on them."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ from lib.datasets.scene_flow import open_scenes
 from lib.datasets.scene_flow.pairs import FlowBatch
 from lib.losses import gather_levels, multiscale_loss
 from lib.losses.distill import Setting, parse_distill
-from lib.tasks.scene_flow import flow_losses
+from lib.tasks import TASKS
+from lib.tasks.distil import Distiller
 from models import MODELS, build_model, frozen
 
 SCENE_SPACING = 12.0  # m between the scenes of a large cloud
@@ -93,14 +95,17 @@ WORKS = {"inference": inference, "training": training}
 def distillation(load: Workload, teacher: nn.Module, methods: str, gamma: float | None = None) -> Callable[[], Any]:
     """One step of the student under the methods that --distill and --gamma of train_student.py would choose."""
     load.net.train()
-    setting = Setting(load.net.feature_widths(), teacher.feature_widths(), len(load.xyz1), build_model)
+    task = TASKS["scene-flow"]
+    shapes = task.shapes(load.net), task.shapes(teacher)
+    setting = Setting(*shapes, len(load.xyz1), build_model, levels=task.levels)
     method = parse_distill(methods, gamma).build(setting).to(load.device)
+    distiller = Distiller(task, Namespace(), method, teacher)
     optimizer = torch.optim.Adam([*load.net.parameters(), *method.parameters()], lr=1e-5, weight_decay=1e-4)
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
         batch = FlowBatch(*load.next_pair(), load.flow, [], [])
-        flow_losses(load.net, batch, method, teacher)["loss"].backward()
+        distiller.step(load.net, batch)["loss"].backward()
         optimizer.step()
 
     return run

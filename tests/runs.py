@@ -1,5 +1,6 @@
 """What the tests of training share: tiny data folders, small checkpoints, and the scripts as separate processes."""
 
+import argparse
 import json
 import os
 import signal
@@ -9,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from lib.datasets.scene_flow.kitti import evaluated_frames
+from lib.losses.distill import DistillationMethod, Setting
+from lib.tasks import TASKS
+from lib.tasks.distil import Distiller
 from lib.training.checkpoint import save_checkpoint
 from models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
+SCENE_FLOW = TASKS["scene-flow"]
 TINY = ["--num-points", "128", "--device", "cpu", "--workers", "0"]
 
 
@@ -50,6 +56,17 @@ def save_teacher(path: Path, seed: int = 3, **options) -> Path:
     net = build_model("teacher", **{"pyramid": (8, 8, 16, 16, 16), "predictor": (16, 16, 16, 8), **options})
     save_checkpoint(path, net, {})
     return path
+
+
+def setting_for(student: nn.Module, teacher: nn.Module | None = None, batch: int = 2, build_peer=None) -> Setting:
+    """What the methods of scene flow are built for."""
+    taught = None if teacher is None else SCENE_FLOW.shapes(teacher)
+    return Setting(SCENE_FLOW.shapes(student), taught, batch, build_peer, levels=SCENE_FLOW.levels)
+
+
+def distiller(method: DistillationMethod, teacher: nn.Module | None = None, final_only: bool = False) -> Distiller:
+    """What makes a step of scene flow."""
+    return Distiller(SCENE_FLOW, argparse.Namespace(final_only=final_only), method, teacher)
 
 
 def command(script: str, *flags: object) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 import evaluate
 from lib import provenance
-from lib.tasks.scene_flow import TASKS
+from lib.tasks import TASKS
 from tests.runs import ROOT, write_kitti
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

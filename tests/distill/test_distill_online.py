@@ -23,9 +23,9 @@ from lib.losses.distill.online import (
     naive_target,
 )
 from lib.losses.distill.selection import Distillation, OutputDistillation, parse_distill
-from lib.tasks.scene_flow import flow_losses, open_flow_pairs, refresh_flow
+from lib.tasks.scene_flow import open_flow_pairs
 from models import build_model
-from tests.runs import TINY, assert_same_run, identical, load, log_lines, write_kitti
+from tests.runs import TINY, assert_same_run, distiller, identical, load, log_lines, setting_for, write_kitti
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
 
@@ -223,7 +223,7 @@ def step_of(folder: Path, rule: str, weight: float):
     torch.manual_seed(0)
     batch = collate([open_flow_pairs("kitti", "train", folder, "full", None, 128)[0, i] for i in range(2)])
     student = build_model("student-tiny")
-    setting = Setting(student.feature_widths(), None, 2, lambda name: build_model("teacher", **NARROW))
+    setting = setting_for(student, build_peer=lambda name: build_model("teacher", **NARROW))
     online = OnlineDistillation(setting, target=rule)
     return student, batch, Distillation(OutputDistillation(0.0), [online], [weight])
 
@@ -238,20 +238,20 @@ def test_lambda_0_is_independent_training(data, rule):
     """Both networks get the gradients of their own ground-truth losses, bit for bit."""
     student, batch, loss = step_of(data, rule, 0.0)
     peer = loss.peer
-    flow_losses(student, batch, loss, None)["loss"].backward()
+    distiller(loss).step(student, batch)["loss"].backward()
     for net in (student, peer):
         together = [parameter.grad.clone() for parameter in net.parameters()]
         net.zero_grad()
-        flow_losses(net, batch, OutputDistillation(0.0), None)["loss"].backward()
+        distiller(OutputDistillation(0.0)).step(net, batch)["loss"].backward()
         assert all(torch.equal(a, p.grad) for a, p in zip(together, net.parameters(), strict=True))
 
 
 def test_refreshing_uses_running_statistics_and_changes_nothing_else(data):
     student, batch, loss = step_of(data, "general", 1.0)
-    flow_losses(student, batch, loss, None)  # running statistics that are not the initial ones
+    distiller(loss).step(student, batch)  # running statistics that are not the initial ones
     nets = (student, loss.peer)
     before = [{name: value.clone() for name, value in net.state_dict().items()} for net in nets]
-    refresh_flow(student, batch, loss, None)
+    distiller(loss).refresh(student, batch)
     assert all(net.training for net in nets) and loss.training
     assert all(identical(state, dict(net.state_dict())) for state, net in zip(before, nets, strict=True))
     shares = loss.methods[0].shares.clone()
@@ -316,7 +316,7 @@ def test_no_weight_is_bit_for_bit_the_scratch_student(flags, tmp_path):
 def test_general_is_refreshed_at_every_epoch(flags, tmp_path, monkeypatch):
     """3 training scenes in batches of 2: epochs begin with steps 1, 3 (the second's first new sample), 4, 6."""
     seen = []
-    monkeypatch.setattr(OnlineDistillation, "refresh", lambda self, context: seen.append(len(context.targets[0])))
+    monkeypatch.setattr(OnlineDistillation, "refresh", lambda self, context: seen.append(len(context.truth.values[0])))
     given = ["--distill", "online+target=general+peer=tiny", "--steps", "6", "--out", str(tmp_path)]
     assert train_student.main([*flags, *given]) == 0
     assert seen == [1] * 4 and HELD_OUT > 1, "one validation pair is there"

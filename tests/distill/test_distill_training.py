@@ -10,11 +10,22 @@ import train_student
 from lib.cli import run_script
 from lib.datasets.scene_flow.pairs import collate
 from lib.errors import InputError
-from lib.losses.distill import METHODS, DistillationContext, Selection, Setting, Term, parse_distill
-from lib.tasks.scene_flow import STUDENTS, flow_losses, open_flow_pairs
+from lib.losses.distill import METHODS, DistillationContext, Selection, Term, parse_distill
+from lib.tasks.scene_flow import open_flow_pairs
 from lib.training.engine import Trainer
 from models import build_model, count_parameters, load_model
-from tests.runs import TINY, assert_same_run, identical, load, log_lines, save_teacher, write_kitti
+from tests.runs import (
+    SCENE_FLOW,
+    TINY,
+    assert_same_run,
+    distiller,
+    identical,
+    load,
+    log_lines,
+    save_teacher,
+    setting_for,
+    write_kitti,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
 
@@ -187,10 +198,10 @@ def test_methods_that_need_a_teacher_say_so(data, tmp_path):
 
 
 def test_students_are_width_settings_of_one_class():
-    counts = {short: count_parameters(build_model(name)) for short, name in STUDENTS.items()}
+    counts = {short: count_parameters(build_model(name)) for short, name in SCENE_FLOW.students.items()}
     assert counts == {"half": 3_712_884, "half-all": 2_039_412, "quarter": 949_328, "tiny": 321_072}
     assert counts["half-all"] == pytest.approx(2.0e6, rel=0.05) and counts["tiny"] <= 500_000
-    assert STUDENTS["half"] == "student"
+    assert SCENE_FLOW.students["half"] == "student"
 
 
 def test_feature_widths_are_those_of_the_features(small_pair):
@@ -213,13 +224,13 @@ def step_of(data: Path, text: str, teacher: bool = True):
     batch = collate([open_flow_pairs("kitti", "train", data, "full", None, 128)[0, i] for i in range(2)])
     student = build_model("student", **NARROW)
     teacher_net = build_model("teacher", **{**NARROW, "pyramid": (8, 16, 16, 16, 16)}).eval() if teacher else None
-    teacher_widths = teacher_net.feature_widths() if teacher else None
-    method = parse_distill(text).build(Setting(student.feature_widths(), teacher_widths, 2, build_narrow))
+    method = parse_distill(text).build(setting_for(student, teacher_net, build_peer=build_narrow))
     return student, batch, method, teacher_net
 
 
 def test_the_total_is_the_mix_of_output_plus_the_weighted_terms(data):
-    losses = flow_losses(*step_of(data, ALL))
+    student, batch, method, teacher = step_of(data, ALL)
+    losses = distiller(method, teacher).step(student, batch)
     terms = {"hint": 1, "multiscale": 0.5, "pkd": 6, "semckd": 50, "rkd": 0.1, "pointdistiller": 1, "self": 0.5}
     terms["online"] = 0.5
     expected = 0.3 * losses["loss_kd"] + 0.7 * losses["loss_gt"] + sum(w * losses[name] for name, w in terms.items())
@@ -234,7 +245,7 @@ def test_features_are_only_returned_for_a_method_that_needs_them(data):
         seen = []
         for net in (student, teacher):
             net.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(bool(output.features)))
-        flow_losses(student, batch, method, teacher)
+        distiller(method, teacher).step(student, batch)
         assert seen == [wanted] * (2 if method.needs_teacher else 1), text
 
 
@@ -245,7 +256,7 @@ def test_a_step_of_every_method_leaves_the_teacher_unchanged(data):
     optimizer = torch.optim.Adam([*student.parameters(), *method.parameters()], lr=1e-2)
     for _ in range(2):
         optimizer.zero_grad()
-        flow_losses(student, batch, method, teacher)["loss"].backward()
+        distiller(method, teacher).step(student, batch)["loss"].backward()
         optimizer.step()
     assert identical(before, dict(teacher.state_dict())) and not teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -255,7 +266,7 @@ def test_a_step_of_every_method_leaves_the_teacher_unchanged(data):
 def test_half_precision_features_are_compared_in_full_precision(data):
     student, batch, method, teacher = step_of(data, ALL)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = flow_losses(student, batch, method, teacher)
+        losses = distiller(method, teacher).step(student, batch)
     assert {value.dtype for value in losses.values()} == {torch.float32}
     losses["loss"].backward()
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
@@ -274,9 +285,11 @@ def hold_finest_flow(method: torch.nn.Module) -> None:
     first = []
 
     def hold(_method: torch.nn.Module, arguments: tuple[DistillationContext]) -> tuple[DistillationContext]:
-        finest, *coarser = arguments[0].student.flows
+        seen = arguments[0].student
+        finest, *coarser = seen.levels.values
         first.append(finest.detach())
-        return (replace(arguments[0], student=replace(arguments[0].student, flows=[first[0], *coarser])),)
+        held = replace(seen, levels=replace(seen.levels, values=[first[0], *coarser]))
+        return (replace(arguments[0], student=held),)
 
     method.register_forward_pre_hook(hold)
 
@@ -288,15 +301,14 @@ def test_each_term_falls_when_a_student_learns_real_pairs_by_it(shared, name, te
     batch = collate([pairs[0, i] for i in range(2)])
     torch.manual_seed(0)
     student, teacher = build_model("student-tiny"), build_model("teacher", **NARROW).eval()
-    setting = Setting(student.feature_widths(), teacher.feature_widths(), 2, build_narrow)
-    method = parse_distill(name).build(setting)
+    method = parse_distill(name).build(setting_for(student, teacher, build_peer=build_narrow))
     if term == "self_flow":
         hold_finest_flow(method)
     optimizer = torch.optim.Adam([*student.parameters(), *method.parameters()], lr=3e-3)
     values = []
     for _ in range(20):
         optimizer.zero_grad()
-        value = flow_losses(student, batch, method, teacher)[term]
+        value = distiller(method, teacher).step(student, batch)[term]
         value.backward()
         optimizer.step()
         values.append(value.item())
@@ -307,7 +319,7 @@ def test_each_term_falls_when_a_student_learns_real_pairs_by_it(shared, name, te
 
 
 def test_weight_0_is_bit_for_bit_the_scratch_student(flags, tmp_path, monkeypatch):
-    monkeypatch.setattr("lib.training.run.load_model", lambda *_: pytest.fail("a teacher of no weight was loaded"))
+    monkeypatch.setattr("train_student.load_model", lambda *_: pytest.fail("a teacher of no weight was loaded"))
     steps = [*flags, "--steps", "3"]
     assert train_student.main([*steps, "--gamma", "0", "--out", str(tmp_path / "scratch")]) == 0
     zero = ["--distill", "output:0,multiscale:0,rkd:0,self:0,online:0"]

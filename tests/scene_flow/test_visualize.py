@@ -206,9 +206,9 @@ def test_observing_an_evaluation_adds_up(files, tmp_path):
     """Bins hold every point once; their weighted mean is EPE3D; two processes' halves make the whole."""
     from lib.datasets.scene_flow.pairs import FlowPairs
     from lib.datasets.scene_flow.synthetic_drive import open_part
-    from lib.evaluation import BASELINES
     from lib.evaluation import evaluate as score_of
     from lib.show.scene_flow.evaluation_report import Observations, merged
+    from lib.tasks.scene_flow import SCENE_FLOW, nearest_flow
 
     pairs = FlowPairs(open_part("validation", None, 0), 256)
     seen, halves = Observations(), (Observations(), Observations())
@@ -218,7 +218,7 @@ def test_observing_an_evaluation_adds_up(files, tmp_path):
         seen.observe(batch, flow, metrics)
         halves[next(turn) % 2].observe(batch, flow, metrics)
 
-    score = score_of(BASELINES["nearest"], pairs, torch.device("cpu"), observe=observe)
+    score = score_of(SCENE_FLOW, nearest_flow, pairs, torch.device("cpu"), observe=observe)
     for name in ("distance", "motion"):
         assert seen.points[name].sum() == 256 * len(pairs)
         mean = np.nansum(np.array(seen.mean_error(name)) * seen.share(name)) / 100

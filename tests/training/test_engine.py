@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,11 @@ from torch import nn
 
 from lib.datasets.scene_flow.pairs import collate
 from lib.errors import InputError
-from lib.evaluation import BASELINES, Interrupted, Score, evaluate, nearest_flow, zero_flow
+from lib.evaluation import evaluate
 from lib.files import write_atomically
 from lib.losses.distill import OutputDistillation
 from lib.metrics.scene_flow import METRICS
-from lib.tasks.scene_flow import TASKS, flow_losses, open_flow_pairs
+from lib.tasks.scene_flow import nearest_flow, open_flow_pairs, zero_flow
 from lib.training.checkpoint import (
     random_state,
     read_resume,
@@ -28,14 +27,16 @@ from lib.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from lib.training.engine import Recipe, Trainer, learning_rate
+from lib.training.engine import Interrupted, Trainer
 from lib.training.loading import SampleStream, load_batches, steps_for
+from lib.training.optim import Recipe, learning_rate
 from lib.training.run_folder import RunFolder
 from models import FlowOutput, build_model, load_model
-from tests.runs import environment, identical, load, log_lines, save_teacher, write_ft3d
+from tests.runs import SCENE_FLOW, distiller, environment, identical, load, log_lines, save_teacher, write_ft3d
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
 
+KNOWN = {name: SCENE_FLOW.command_for(name) for name in SCENE_FLOW.known_teachers}
 CPU = torch.device("cpu")
 NARROW = {"pyramid": (8, 8, 16, 16, 16), "predictor": (16, 16, 16, 8)}
 RECIPE = Recipe(steps=6, batch_size=3, lr=1e-3, lr_step=80, lr_gamma=0.5, lr_min=1e-5, weight_decay=1e-4, seed=0)
@@ -50,19 +51,20 @@ def open_part(data: Path, part: str, **options):
     return open_flow_pairs("ft3d", part, data, "full", None, 128, **options)
 
 
+def score(net, pairs, **options):
+    return evaluate(SCENE_FLOW, net, pairs, CPU, **options)
+
+
 def trainer_for(data: Path, out: Path, recipe: Recipe = RECIPE, gamma: float = 0.0, teacher=None, evaluate_with=None):
     torch.manual_seed(0)
     net = build_model("student", **NARROW)
-    task = TASKS["scene-flow"]
     out.mkdir(exist_ok=True)
     return Trainer(
+        SCENE_FLOW,
         net,
-        partial(task.losses, method=OutputDistillation(gamma), teacher=teacher),
+        distiller(OutputDistillation(gamma), teacher).step,
         open_part(data, "train"),
-        collate,
-        evaluate_with or (lambda net, interrupted: evaluate(net, open_part(data, "validation"), CPU)),
-        "EPE3D",
-        task.units,
+        evaluate_with or (lambda net, interrupted: score(net, open_part(data, "validation")).metrics),
         recipe,
         RunFolder(out),
         CPU,
@@ -102,7 +104,7 @@ def test_a_batch_that_cannot_be_split_and_an_empty_set_are_refused():
 
 def test_learning_rate_follows_the_published_schedule():
     recipe = Recipe(steps=1, batch_size=8, lr=1e-3, lr_step=80, lr_gamma=0.5, lr_min=1e-5, weight_decay=0, seed=0)
-    values = [learning_rate(recipe, epoch) for epoch in (0, 79, 80, 160, 479, 480, 559, 10_000)]
+    values = [learning_rate(recipe, 0, epoch) for epoch in (0, 79, 80, 160, 479, 480, 559, 10_000)]
     assert values == pytest.approx([1e-3, 1e-3, 5e-4, 2.5e-4, 3.125e-5, 1.5625e-5, 1.5625e-5, 1e-5])
 
 
@@ -176,20 +178,20 @@ def test_the_log_is_cut_back_to_whole_lines(tmp_path):
 def test_teacher_names_and_paths(tmp_path):
     for name, command in (("ft3d", "--dataset ft3d"), ("synthetic", "--dataset synthetic-things")):
         with pytest.raises(InputError, match=f"make it with: python train_teacher.py {command}"):
-            resolve_teacher(name, tmp_path)
+            resolve_teacher(name, KNOWN, tmp_path)
     best, plain = tmp_path / "ft3d/best.pt", tmp_path / "ft3d.pt"
     best.parent.mkdir()
     best.touch()
-    assert resolve_teacher("ft3d", tmp_path) == best
+    assert resolve_teacher("ft3d", KNOWN, tmp_path) == best
     plain.touch()
     with pytest.raises(InputError, match=f"could mean {best} or {plain}: remove one"):
-        resolve_teacher("ft3d", tmp_path)
+        resolve_teacher("ft3d", KNOWN, tmp_path)
     best.unlink()
-    assert resolve_teacher("ft3d", tmp_path) == resolve_teacher(str(plain), tmp_path) == plain
+    assert resolve_teacher("ft3d", KNOWN, tmp_path) == resolve_teacher(str(plain), KNOWN, tmp_path) == plain
     with pytest.raises(InputError, match="is a folder: give the file"):
-        resolve_teacher(str(tmp_path))
+        resolve_teacher(str(tmp_path), KNOWN)
     with pytest.raises(InputError, match="no teacher file nowhere.pt"):
-        resolve_teacher("nowhere.pt")
+        resolve_teacher("nowhere.pt", KNOWN)
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------
@@ -199,13 +201,13 @@ def test_a_score_is_the_same_every_time_and_alone_per_scene(data):
     torch.manual_seed(1)
     net = build_model("student", **NARROW).train()
     pairs = open_part(data, "test")
-    first = evaluate(net, pairs, CPU)
+    first = score(net, pairs)
     torch.rand(7)
-    second = evaluate(net, pairs, CPU, workers=1)
-    assert first.scenes == second.scenes and first.metrics == second.metrics and tuple(first.metrics) == METRICS
-    assert [scene["name"] for scene in first.scenes] == pairs.scenes.names
-    assert not net.training and first.seconds_per_pair > 0
-    assert first.metrics["EPE3D"] == pytest.approx(sum(scene["EPE3D"] for scene in first.scenes) / 2)
+    second = score(net, pairs, workers=1)
+    assert first.records == second.records and first.metrics == second.metrics and tuple(first.metrics) == METRICS
+    assert [record["name"] for record in first.records] == pairs.scenes.names
+    assert not net.training and first.seconds > 0
+    assert first.metrics["EPE3D"] == pytest.approx(sum(record["EPE3D"] for record in first.records) / 2)
 
 
 def test_baselines():
@@ -213,21 +215,21 @@ def test_baselines():
     xyz2 = torch.tensor([[[0.9, 0.0, 5.0], [0.0, 0.2, 5.0], [9.0, 9.0, 9.0]]])
     assert zero_flow(xyz1, xyz2).flows[0].abs().max() == 0
     assert torch.allclose(nearest_flow(xyz1, xyz2).flows[0], torch.tensor([[[0.0, 0.2, 0.0], [-0.1, 0.0, 0.0]]]))
-    assert list(BASELINES) == ["zero", "nearest"]
+    assert list(SCENE_FLOW.baselines) == ["zero", "nearest"]
 
 
 def test_zero_flow_scores_the_mean_length_of_the_flow(data):
     pairs = open_part(data, "test")
     expected = np.mean([pairs[i].flow.double().norm(dim=1).mean().item() for i in range(len(pairs))])
-    assert evaluate(zero_flow, pairs, CPU).metrics["EPE3D"] == pytest.approx(expected, rel=1e-9)
+    assert score(zero_flow, pairs).metrics["EPE3D"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_prediction_that_is_not_finite_names_its_scene(data):
     pairs = open_part(data, "test")
     with pytest.raises(InputError, match="flow of scene ft3d/val/0000000 is not finite"):
-        evaluate(lambda xyz1, xyz2: FlowOutput([xyz1 * math.nan], [None], [None]), pairs, CPU)
+        score(lambda xyz1, xyz2: FlowOutput([xyz1 * math.nan], [None], [None]), pairs)
     with pytest.raises(Interrupted):
-        evaluate(zero_flow, pairs, CPU, interrupted=lambda: True)
+        score(zero_flow, pairs, interrupted=lambda: True)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def test_a_run_writes_what_it_says(data, tmp_path):
     assert facts["step"] == best["step"] and facts["validation"] == best["validation"]
     assert "resume" not in load(tmp_path / "best.pt") and load(tmp_path / "last.pt")["training"]["finished"]
     net = load_model(tmp_path / "best.pt")
-    assert evaluate(net, open_part(data, "validation"), CPU).metrics == best["validation"]
+    assert score(net, open_part(data, "validation")).metrics == best["validation"]
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
@@ -270,7 +272,7 @@ def test_gamma_1_does_not_look_at_the_ground_truth(data):
     batch = collate([open_part(data, "train")[0, i] for i in range(2)])
     student, teacher = build_model("student", **NARROW), build_model("teacher", **NARROW).eval()
     blind = batch._replace(flow=torch.full_like(batch.flow, math.nan))
-    losses = [flow_losses(student, b, OutputDistillation(1.0), teacher)["loss"] for b in (batch, blind)]
+    losses = [distiller(OutputDistillation(1.0), teacher).step(student, b)["loss"] for b in (batch, blind)]
     assert torch.equal(*losses) and losses[0].isfinite()
 
 
@@ -296,28 +298,28 @@ def test_teacher_and_student_share_one_geometry_when_their_levels_agree(data):
     batch = collate([open_part(data, "train")[0, i] for i in range(2)])
     student = build_model("student", **NARROW)
     same, other = (_Counting(build_model("teacher", **NARROW, **o).eval()) for o in ({}, {"sizes": (40, 20, 10, 2)}))
-    flow_losses(student, batch, OutputDistillation(0.5), same)
-    flow_losses(student, batch, OutputDistillation(0.5, final_only=True), other)
+    distiller(OutputDistillation(0.5), same).step(student, batch)
+    distiller(OutputDistillation(0.5), other, final_only=True).step(student, batch)
     assert (same.own, other.own) == (0, 1)
     with pytest.raises(InputError, match="--final-only"):
-        flow_losses(student, batch, OutputDistillation(0.5), other)
+        distiller(OutputDistillation(0.5), other).step(student, batch)
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_stops_and_names_the_samples(data, tmp_path, kind):
     trainer = trainer_for(data, tmp_path, Recipe(**{**vars(RECIPE), "save_every": 1}))
-    plain, steps = trainer.losses, []
+    plain, steps = trainer.step, []
 
-    def breaks_at_step_5(net, batch, progress):
+    def breaks_at_step_5(net, batch, done):
         steps.append(batch.names)
-        losses = plain(net, batch, progress=progress)
+        losses = plain(net, batch, done)
         if len(steps) == 5:
             # sqrt(0) has the value 0 and an infinite slope
             extra = math.inf if kind == "loss" else (next(net.parameters()) * 0).sum().sqrt()
             losses["loss"] = losses["loss"] + extra
         return losses
 
-    trainer.losses = breaks_at_step_5
+    trainer.step = breaks_at_step_5
     with pytest.raises(InputError, match="not finite at step 5") as caught:
         trainer.run()
     assert all(name in str(caught.value) for name in steps[4])
@@ -331,7 +333,7 @@ def test_patience_ends_a_run_that_no_longer_improves(data, tmp_path):
         data,
         tmp_path,
         Recipe(**{**vars(RECIPE), "steps": 100, "patience": 2}),
-        evaluate_with=lambda net, interrupted: Score({"EPE3D": next(epes)}, [], 0.0),
+        evaluate_with=lambda net, interrupted: {"EPE3D": next(epes)},
     )
     assert trainer.run() is None and trainer.finished()
     assert [line["validation"]["EPE3D"] for line in log_lines(tmp_path)] == [3.0, 2.0, 2.5, 2.0]
@@ -346,7 +348,7 @@ def test_an_interrupted_evaluation_is_made_up_for(data, tmp_path):
         if stopped.progress.step == 5:
             stopped.signals.received = 15
             raise Interrupted
-        return evaluate(net, open_part(data, "validation"), CPU)
+        return score(net, open_part(data, "validation")).metrics
 
     stopped = trainer_for(data, tmp_path / "parts", evaluate_with=interrupted_at_step_5)
     assert stopped.run() == 15 and [line["step"] for line in log_lines(tmp_path / "parts")] == [3]

@@ -4,19 +4,20 @@ Run alone or under torchrun by test_distributed.py: in float64 the two must agre
 """
 
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lib.datasets.scene_flow.pairs import collate
-from lib.evaluation import Score
-from lib.losses.distill import Setting, parse_distill
-from lib.tasks.scene_flow import TASKS, open_flow_pairs
+from lib.losses.distill import parse_distill
+from lib.tasks.scene_flow import open_flow_pairs
 from lib.training import distributed
-from lib.training.engine import Recipe, Trainer, seed_everything
+from lib.training.engine import Trainer, seed_everything
+from lib.training.optim import Recipe
 from lib.training.run_folder import RunFolder
 from models import build_model
+from tests.runs import SCENE_FLOW, distiller, setting_for
 
 
 def collate_float64(pairs):
@@ -29,12 +30,13 @@ def build_peer(_name):
 
 
 def main(data: str, steps: int, out: str) -> None:
-    task, device = TASKS["scene-flow"], torch.device("cpu")
+    device = torch.device("cpu")
+    task = replace(SCENE_FLOW, collate=collate_float64)
     distributed.start(device)
     seed_everything(0, device)
     net = build_model("student", pyramid=(8, 8, 16, 16, 16)).double()
     teacher = build_model("teacher", pyramid=(8, 16, 16, 16, 16)).double().eval()
-    setting = Setting(net.feature_widths(), teacher.feature_widths(), 4 // distributed.world_size(), build_peer)
+    setting = setting_for(net, teacher, 4 // distributed.world_size(), build_peer)
     text = "output:0.3,multiscale,self,online+target=general"  # all of them means over the batch
     method = parse_distill(text).build(setting).double()
     pairs = open_flow_pairs("ft3d", "train", Path(data), "full", None, 128, augment="on")
@@ -42,21 +44,20 @@ def main(data: str, steps: int, out: str) -> None:
         steps=steps, batch_size=4, lr=1e-3, lr_step=80, lr_gamma=0.5, lr_min=1e-5, weight_decay=1e-4, seed=0
     )
     Path(out).mkdir(exist_ok=True)
-    losses = partial(task.losses, method=method, teacher=teacher)
+    learns = distiller(method, teacher)
+    held_out = collate_float64([pairs[0, i] for i in range(2)])
     trainer = Trainer(
+        task,
         net,
-        losses,
+        learns.step,
         pairs,
-        collate_float64,
-        lambda net, interrupted: Score({"EPE3D": 1.0}, [], 0.0),
-        "EPE3D",
-        task.units,
+        lambda net, interrupted: {"EPE3D": 1.0},
         recipe,
         RunFolder(Path(out)),
         device,
         {},
         method,
-        partial(task.refresh, batch=collate_float64([pairs[0, i] for i in range(2)]), method=method, teacher=teacher),
+        lambda net: learns.refresh(net, held_out),
     )
     trainer.run()
     distributed.finish()
