@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from lib.ops import InputError
 from models.files import CHECKPOINT_FORMAT, read_checkpoint
+from models.norm import buffers_stay_equal, synchronise_batch_norm
 from models.scene_flow.bi_pointflownet import BiPointFlowNet, FlowOutput
 from models.scene_flow.levels import PairGeometry
-from models.scene_flow.pointconv import synchronise_batch_norm
 from models.scene_flow.published import from_published, is_published
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "MODELS",
     "FlowOutput",
     "PairGeometry",
+    "buffers_stay_equal",
     "build_model",
     "count_parameters",
     "frozen",

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import synchronise_batch_norm
+from models import buffers_stay_equal, synchronise_batch_norm
 
 _wrappers: WeakSet[DistributedDataParallel] = WeakSet()  # of ``parallel``, until ``finish``
 
@@ -78,8 +78,8 @@ def parallel(net: nn.Module) -> nn.Module:
     if not dist.is_initialized():
         return net
     synchronise_batch_norm(net)
-    # The buffers are equal everywhere already: their updates come from synchronised statistics.
-    wrapper = DistributedDataParallel(net, forward_sync_buffers=False)
+    # Where buffers do not stay equal by themselves all processes take those of the first, before each step.
+    wrapper = DistributedDataParallel(net, forward_sync_buffers=not buffers_stay_equal(net))
     _wrappers.add(wrapper)
     return wrapper
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib import ops
+from models.norm import BatchNorm
 
 NEGATIVE_SLOPE = 0.1
 WEIGHTS = 16  # outputs of a WeightNet
@@ -134,51 +134,3 @@ class PointConv(PointConvAggregation):
             return self.whole_layer(offset, features, index, *kept, eps=norm.eps, then=layers)
         out = F.leaky_relu(self.norm(super().forward(offset, features, index)), NEGATIVE_SLOPE)
         return [out, *ops.mlp(out, *layers)]
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, N, C) over batch and points, optionally over all processes.
-
-    torch's own synchronised version refuses tensors in CPU memory, so ``synchronised`` has its own few lines.
-    """
-
-    synchronised = False
-
-    def forward(self, features: Tensor) -> Tensor:
-        rows = features.flatten(0, -2)  # (B N, C)
-        if not (self.synchronised and self.training and dist.is_initialized() and dist.get_world_size() > 1):
-            return super().forward(rows).view(features.shape)
-        rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-        ones = rows.new_full((1,), float(len(rows)))
-        count = _AllReduceSum.apply(ones)
-        mean = _AllReduceSum.apply(rows.sum(0)) / count
-        variance = _AllReduceSum.apply((rows - mean).square().sum(0)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # running variances are unbiased
-        normalised = (rows - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
-        return normalised.view(features.shape).to(features.dtype)
-
-
-class _AllReduceSum(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of the processes' gradients."""
-
-    @staticmethod
-    def forward(ctx, values):
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
-
-
-def synchronise_batch_norm(net: nn.Module) -> None:
-    """From now on the batch normalisations of ``net`` use statistics over all processes while training."""
-    for module in net.modules():
-        if isinstance(module, BatchNorm):
-            module.synchronised = True

@@ -6,8 +6,9 @@ import torch
 from lib import ops
 from lib.ops import InputError
 from models import CHECKPOINT_FORMAT, MODELS, build_model, count_parameters, load_model, model_record, restore_model
+from models.norm import BatchNorm
 from models.scene_flow.levels import level_sizes
-from models.scene_flow.pointconv import WEIGHTS, BatchNorm, PointConvDown, PointMLP
+from models.scene_flow.pointconv import WEIGHTS, PointConvDown, PointMLP
 from models.scene_flow.published import from_published, is_unused
 
 TINY = {"pyramid": (4, 6, 8, 10, 10), "context": (4, 4, 6, 6), "predictor": (12, 12, 12, 8)}

@@ -78,3 +78,25 @@ def test_the_group_of_processes_outlives_what_reduces_gradients_through_it(tmp_p
     wrapper(torch.ones(3, 2)).sum().backward()
     distributed.finish()
     assert not dist.is_initialized() and not {"reducer", "logger"} & set(vars(wrapper))
+
+
+def test_maps_are_normalised_over_all_processes(tmp_path):
+    """Two processes with half of the images each end where one with all of them does."""
+    for launcher in ([sys.executable], TORCHRUN):
+        result = start(launcher, "tests/training/norms_of_two.py", tmp_path, "ours")
+        assert result.returncode == 0, result.stderr
+    one, *two = (load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    assert not torch.equal(one["1.running_mean"], torch.zeros(4))
+    for state in two:
+        for name, value in one.items():
+            torch.testing.assert_close(state[name], value, rtol=0, atol=1e-12)
+
+
+def test_buffers_of_foreign_layers_are_those_of_the_first_process(tmp_path):
+    """torch's own normalisation sees its process's images alone: what it keeps comes from the first process."""
+    result = start(TORCHRUN, "tests/training/norms_of_two.py", tmp_path, "foreign")
+    assert result.returncode == 0, result.stderr
+    first, second = (load(tmp_path / f"2-{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["0.weight"], second["0.weight"])
+    assert torch.equal(first["before"], second["before"]) and first["before"].abs().max() > 0
+    assert not torch.equal(first["1.running_mean"], second["1.running_mean"]), "each has then seen its own images"
