@@ -29,13 +29,17 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def published_state(shared: Path) -> dict[str, torch.Tensor]:
-    """A published state filled by the rule of golden/README.md."""
+def fill_published_state(shared: Path, full_rank: bool) -> dict[str, torch.Tensor]:
+    """A published state filled by one of the two rules of golden/README.md.
+
+    The plain rule makes every matrix of rank 2; the other one makes nearly all of them of full rank.
+    """
     state = {}
     for k, (name, shape) in enumerate(json.loads((shared / "golden/published_state_keys.json").read_text())):
         count = int(np.prod(shape))
-        s = np.sin(12.9898 * np.arange(1, count + 1) + 78.233 * (k + 1))
+        i = np.arange(1, count + 1)
+        more = 0.3 + 100 * np.sin(0.6180339887 * i) if full_rank else 0.0
+        s = np.sin(12.9898 * i + 78.233 * (k + 1) + more)
         if name.endswith("num_batches_tracked"):
             value = np.zeros(1, np.int64)
         elif name.endswith("running_mean"):
@@ -46,11 +50,19 @@ def published_state(shared: Path) -> dict[str, torch.Tensor]:
             value = 1 + 0.2 * s if "bn" in name and name.endswith("weight") else 0.1 * s
         elif "bias" in name:
             value = 0.5 * s
+        elif full_rank:
+            value = (0.5 if name.endswith("linear.weight") else 1.0) * np.sqrt(2 / (count / shape[0])) * s
         else:
             value = np.sqrt(3 / (count / shape[0])) * s
         tensor = torch.from_numpy(value.reshape(shape))
         state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
+
+
+@pytest.fixture(scope="session")
+def published_state(shared: Path) -> dict[str, torch.Tensor]:
+    """A published state filled by the plain rule of golden/README.md."""
+    return fill_published_state(shared, full_rank=False)
 
 
 @pytest.fixture

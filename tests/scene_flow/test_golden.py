@@ -8,19 +8,33 @@ from lib import ops
 from lib.losses.scene_flow import gather_levels, multiscale_loss
 from models import load_model
 from models.scene_flow.published import published_names
+from tests.conftest import fill_published_state
+
+RANKS = {"rank2": "", "full": "_full_rank"}  # how the weights were filled -> end of the files' names
+
+
+@pytest.fixture(scope="module", params=RANKS)
+def rank(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def published_file(tmp_path_factory, published_state):
+def published_file(tmp_path_factory, shared, rank):
     path = tmp_path_factory.mktemp("published") / "bi_pointflownet.pth"
-    torch.save(published_state, path)
+    torch.save(fill_published_state(shared, rank == "full"), path)
     return path
 
 
-def golden(shared, part: str):
-    with np.load(shared / f"golden/forward_{part}.npz") as file:
+def golden(shared, part: str, rank: str):
+    with np.load(shared / f"golden/forward_{part}{RANKS[rank]}.npz") as file:
         values = dict(file)
     return values, [torch.from_numpy(values[name])[None] for name in ("pc1", "pc2", "flow")]
+
+
+def dot(values: torch.Tensor) -> float:
+    """sum of x_i cos(i), i = 1..n: unlike a norm it sees the order of the elements."""
+    flat = values.detach().cpu().double().flatten()
+    return (flat * torch.arange(1, len(flat) + 1, dtype=torch.float64).cos()).sum().item()
 
 
 def check_indices(out, values) -> None:
@@ -34,8 +48,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_float64(shared, published_file, device):
-    values, (xyz1, xyz2, flow) = golden(shared, "eval")
+def test_float64(shared, published_file, rank, device):
+    values, (xyz1, xyz2, flow) = golden(shared, "eval", rank)
     xyz1, xyz2, flow = (cloud.to(device) for cloud in (xyz1, xyz2, flow))
     net = load_model(published_file, device).double()
     with torch.no_grad():
@@ -49,8 +63,8 @@ def test_float64(shared, published_file, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_float32_on_the_fast_path(shared, published_file, device):
-    values, (xyz1, xyz2, _) = golden(shared, "eval")
+def test_float32_on_the_fast_path(shared, published_file, rank, device):
+    values, (xyz1, xyz2, _) = golden(shared, "eval", rank)
     net = load_model(published_file, device)
     with torch.no_grad():
         out = net(xyz1.to(device), xyz2.to(device))
@@ -63,8 +77,8 @@ def test_float32_on_the_fast_path(shared, published_file, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_training_step(shared, published_file, device):
-    values, (xyz1, xyz2, flow) = golden(shared, "train")
+def test_training_step(shared, published_file, rank, device):
+    values, (xyz1, xyz2, flow) = golden(shared, "train", rank)
     xyz1, xyz2, flow = (cloud.to(device) for cloud in (xyz1, xyz2, flow))
     net = load_model(published_file, device).double().train().requires_grad_(True)  # it comes frozen
     out = net(xyz1.double(), xyz2.double())
@@ -86,10 +100,17 @@ def test_training_step(shared, published_file, device):
     state = net.state_dict()
     for name, norm in zip(values["bn_names"].tolist(), values["bn_norms"].tolist(), strict=True):
         assert state[ours[name]].norm().item() == pytest.approx(norm, rel=1e-8), name
+    if rank == "full":
+        for name, norm, expected in zip(
+            *(values[f"grad_{x}"].tolist() for x in ("names", "norms", "dots")), strict=True
+        ):
+            assert dot(parameters[ours[name]].grad) == pytest.approx(expected, abs=max(1e-6 * norm, 1e-9)), name
+        for name, norm, expected in zip(*(values[f"bn_{x}"].tolist() for x in ("names", "norms", "dots")), strict=True):
+            assert dot(state[ours[name]]) == pytest.approx(expected, abs=1e-8 * norm), name
 
 
-def test_fast_and_reference_agree_in_float32(shared, published_file):
-    _, (xyz1, xyz2, _) = golden(shared, "eval")
+def test_fast_and_reference_agree_in_float32(shared, published_file, rank):
+    _, (xyz1, xyz2, _) = golden(shared, "eval", rank)
     net = load_model(published_file)
     flows = []
     for backend in ("fast", "reference"):
