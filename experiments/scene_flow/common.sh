@@ -1,11 +1,11 @@
 # What the experiments share; they source it. Each run is one command line: train (a finished run is skipped, a broken
-# one resumed), score (skipped where the score is newer than best.pt), copy config.json and log.jsonl beside the score.
+# one resumed), score (skipped where the score is newer than best.pt), add the run's config and log to the score's file.
 #
 # A script carries its lines out one after another. Started twice, it shares the work: a run under way is left to the
 # process that holds its lock. With LIST=1 it prints the lines instead, for sweep.py; an empty line stands where all the
 # lines before it must be finished.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 UNDER_WAY=75 # the status of a line whose run another process holds
 
@@ -47,8 +47,7 @@ run() {
   if [ -n "${WAIT:-}" ]; then lock=(flock -F); fi
   line "$name" "$(words "${lock[@]}" "$out.lock" "$@" --resume --out "$out")&& $(
     scored "$RESULTS/$name.json" "$out/best.pt" "${SCORE[@]}") && $(
-    words cp "$out/config.json" "$RESULTS/$name.config.json")&& $(
-    words cp "$out/log.jsonl" "$RESULTS/$name.log.jsonl")"
+    words python experiments/join_run.py "$out" "$RESULTS/$name.json")"
 }
 
 # score NAME CHECKPOINT FLAGS...: scores a network once more, on other data

@@ -3,7 +3,7 @@
 # synthetic-things, two students on a small synthetic-drive set (distilled with gamma 0.3, and from scratch), three rows
 # of metrics and a picture. It starts afresh each time.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 POINTS=1024
 RUNS=runs/demo

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The reports' second gamma table: a teacher trained on FlyingThings3D (560 epochs), students on KITTI (1200 epochs),
+# The second published gamma table: a teacher trained on FlyingThings3D (560 epochs), students on KITTI (1200 epochs),
 # scored on KITTI.
 #
-#   DATA=folder bash experiments/ft3d_teacher.sh
-#   python experiments/make_tables.py ft3d_teacher
+#   DATA=folder bash experiments/scene_flow/ft3d_teacher.sh
+#   python experiments/make_tables.py scene_flow/ft3d_teacher
 source "$(dirname "$0")/published_setting.sh"
 
 GROUP=kitti-from-ft3d

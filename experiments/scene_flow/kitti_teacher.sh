@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The reports' first gamma table: a teacher trained on KITTI, students on KITTI, 560 epochs each, scored on KITTI.
+# The first published gamma table: a teacher trained on KITTI, students on KITTI, 560 epochs each, scored on KITTI.
 #
-#   DATA=folder bash experiments/kitti_teacher.sh
-#   python experiments/make_tables.py kitti_teacher
+#   DATA=folder bash experiments/scene_flow/kitti_teacher.sh
+#   python experiments/make_tables.py scene_flow/kitti_teacher
 source "$(dirname "$0")/published_setting.sh"
 
 GROUP=kitti-from-kitti

@@ -3,8 +3,8 @@
 # once more, with 1200 steps for a student. Teacher, points and everything else as there. Three seeds each. Or are 24
 # scenes too few? The first question with as many steps on five times the scenes (GROUP drive120).
 #
-#   DATA=folder-with-FlyingThings3D_subset_processed_35m bash experiments/longer.sh
-#   python experiments/make_tables.py longer
+#   DATA=folder-with-FlyingThings3D_subset_processed_35m bash experiments/scene_flow/longer.sh
+#   python experiments/make_tables.py scene_flow/longer
 STUDENT_STEPS=${LONG_STEPS:-1200}
 STUDENT_LR_STEP=${LONG_LR_STEP:-150} # epochs of 24 / 4 = 6 steps: 900 steps at 1e-3, 300 at 2e-4
 STUDENT_EVAL_EVERY=${LONG_EVAL_EVERY:-20}
@@ -13,7 +13,7 @@ source "$(dirname "$0")/synthetic_setting.sh"
 DATA=${DATA:-../shared/data}
 teacher=$RUNS/teacher/best.pt
 RUNS=${LONG_RUNS:-runs/longer}
-RESULTS=${LONG_RESULTS:-results/longer}
+RESULTS=${LONG_RESULTS:-results/scene_flow/longer}
 
 MORE=120 # scenes: epochs of 30 steps, 990 steps at 1e-3
 FT3D=(--dataset ft3d --subset full --data-root "$DATA" --num-points "$POINTS")

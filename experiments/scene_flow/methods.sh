@@ -5,8 +5,8 @@
 # The weights make a term 10 to 30 % of the loss at 512 points. L_KD and L_GT sum over points, the other terms are means:
 # with N points take N / 512 times these weights.
 #
-#   bash experiments/methods.sh
-#   python experiments/make_tables.py methods
+#   bash experiments/scene_flow/methods.sh
+#   python experiments/make_tables.py scene_flow/methods
 source "$(dirname "$0")/synthetic_setting.sh"
 
 PAIRS=${PAIRS:-output:0.3,multiscale:8,rkd:2 output:0.3,multiscale:8,pointdistiller:2}

@@ -2,8 +2,8 @@
 # How small may a student be? Every width of the student, from scratch (gamma 0) and distilled (gamma 0.3), in the
 # setting of synthetic.sh. Three seeds each.
 #
-#   bash experiments/pareto.sh
-#   python experiments/make_tables.py pareto --plots FOLDER
+#   bash experiments/scene_flow/pareto.sh
+#   python experiments/make_tables.py scene_flow/pareto --plots FOLDER
 source "$(dirname "$0")/synthetic_setting.sh"
 
 for seed in $SEEDS; do

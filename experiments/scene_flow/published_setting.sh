@@ -1,5 +1,5 @@
-# The setting of the reports' tables: FlyingThings3D (quarter set) and KITTI in full, 8192 points, batch 8, learning rate
-# 1e-3 halved every 80 epochs (teachers) or 150 (students). KITTI is split 100/42 by us: the reports give no split.
+# The setting of the published tables: FlyingThings3D (quarter set) and KITTI in full, 8192 points, batch 8. The learning
+# rate is 1e-3, halved every 80 epochs (teachers) or 150 (students). KITTI is split 100/42 by us: no split is published.
 # DATA is the folder that holds both processed sets; each may have its own.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -13,7 +13,7 @@ WORKERS=${WORKERS:-4}
 EPOCHS=${EPOCHS:-560}
 LONG_EPOCHS=${LONG_EPOCHS:-1200} # students on KITTI that learn from the FlyingThings3D teacher
 RUNS=${RUNS:-runs/published}
-RESULTS=${RESULTS:-results/published}
+RESULTS=${RESULTS:-results/scene_flow/published}
 
 FT3D=(--dataset ft3d --data-root "$FT3D_ROOT" --num-points "$POINTS")
 KITTI=(--dataset kitti --data-root "$KITTI_ROOT" --num-points "$POINTS")

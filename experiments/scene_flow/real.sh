@@ -3,15 +3,15 @@
 # FlyingThings3D training pairs of DATA (22 train, 2 choose the checkpoint), scored on the 6 held-out ones. Few pairs
 # and few points: not the published protocol. Three seeds each.
 #
-#   DATA=folder-with-FlyingThings3D_subset_processed_35m bash experiments/real.sh
-#   python experiments/make_tables.py real
+#   DATA=folder-with-FlyingThings3D_subset_processed_35m bash experiments/scene_flow/real.sh
+#   python experiments/make_tables.py scene_flow/real
 source "$(dirname "$0")/synthetic_setting.sh"
 
 DATA=${DATA:-../shared/data}
 REAL_STEPS=${REAL_STEPS:-180}
 teacher=$RUNS/teacher/best.pt
 RUNS=${REAL_RUNS:-runs/real}
-RESULTS=${REAL_RESULTS:-results/real}
+RESULTS=${REAL_RESULTS:-results/scene_flow/real}
 
 FT3D=(--dataset ft3d --subset full --data-root "$DATA" --num-points "$POINTS")
 SCORE=("${FT3D[@]}")

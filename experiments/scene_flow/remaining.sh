@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The three combinations that the reports leave open, all with students on FlyingThings3D: from the KITTI teacher, from
-# the FlyingThings3D teacher (gamma 0.3, the reports' best with that teacher), and from scratch. Scored on
-# FlyingThings3D and, as the reports' tables are, on KITTI.
+# Three combinations without published figures, all with students on FlyingThings3D: from the KITTI teacher, from the
+# FlyingThings3D teacher, and from scratch. Gamma is 0.3, the best published one with the FlyingThings3D teacher. Scored on
+# FlyingThings3D and, as the published tables are, on KITTI.
 #
-#   DATA=folder bash experiments/remaining.sh
-#   python experiments/make_tables.py remaining
+#   DATA=folder bash experiments/scene_flow/remaining.sh
+#   python experiments/make_tables.py scene_flow/remaining
 source "$(dirname "$0")/published_setting.sh"
 
 teacher_kitti

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The reports' question on data that anyone has: how much does a teacher trained on a big set (512 synthetic-things
-# scenes) help a student that has a small one (24 synthetic-drive scenes), for each gamma? Three seeds each.
+# Which gamma? The question of the published gamma tables, on data that anyone has: the teacher has a big set (512
+# synthetic-things scenes), the student a small one (24 synthetic-drive scenes). Three seeds each.
 #
-#   bash experiments/synthetic.sh                                   # one run after another
-#   LIST=1 bash experiments/synthetic.sh | python sweep.py --jobs 2 # two at a time
-#   python experiments/make_tables.py synthetic
+#   bash experiments/scene_flow/synthetic.sh                                    # one run after another
+#   LIST=1 bash experiments/scene_flow/synthetic.sh | python sweep.py --jobs 2  # two at a time
+#   python experiments/make_tables.py scene_flow/synthetic
 source "$(dirname "$0")/synthetic_setting.sh"
 
 score teacher-on-things "$RUNS/teacher/best.pt" "${THINGS[@]}"

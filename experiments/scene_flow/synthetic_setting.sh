@@ -14,7 +14,7 @@ STUDENT_STEPS=${STUDENT_STEPS:-180}
 STUDENT_LR_STEP=${STUDENT_LR_STEP:-22} # epochs of 24 / 4 = 6 steps: 132 steps at 1e-3, 48 at 2e-4
 STUDENT_EVAL_EVERY=${STUDENT_EVAL_EVERY:-10}
 RUNS=${RUNS:-runs/synthetic}
-RESULTS=${RESULTS:-results/synthetic}
+RESULTS=${RESULTS:-results/scene_flow/synthetic}
 
 THINGS=(--dataset synthetic-things --num-points "$POINTS")
 DRIVE=(--dataset synthetic-drive --num-points "$POINTS")
