@@ -13,7 +13,7 @@ $(VENV)/.installed: requirements.txt
 	touch $@
 
 demo: setup
-	PATH="$(abspath $(VENV))/bin:$$PATH" bash experiments/demo.sh
+	PATH="$(abspath $(VENV))/bin:$$PATH" bash experiments/scene_flow/demo.sh
 
 test: setup
 	$(VENV)/bin/ruff check .

@@ -24,15 +24,15 @@ from lib.provenance import PROJECT_ROOT
 from lib.training.run import display_path
 
 EPILOG = """examples:
-  LIST=1 bash experiments/synthetic.sh | python sweep.py --jobs 2
+  LIST=1 bash experiments/scene_flow/synthetic.sh | python sweep.py --jobs 2
       the runs of an experiment, two at a time; threads are shared out evenly unless OMP_NUM_THREADS is set
-  LIST=1 bash experiments/ft3d_teacher.sh | python sweep.py --jobs 8 --slurm runs/slurm
+  LIST=1 bash experiments/scene_flow/ft3d_teacher.sh | python sweep.py --jobs 8 --slurm runs/slurm
       job arrays of at most 8 tasks at a time; send them off with: bash runs/slurm/submit.sh --gres=gpu:1
 
 Ctrl-C is passed on to the commands: training runs save, and the same line again goes on with them.
 """
 
-UNDER_WAY = os.EX_TEMPFAIL  # the status of a line of experiments/*.sh whose run another process holds
+UNDER_WAY = os.EX_TEMPFAIL  # the status of a line of experiments/*/*.sh whose run another process holds
 
 ARRAY = """#!/usr/bin/env bash
 #SBATCH --job-name={name}
@@ -90,7 +90,7 @@ def read_stages(source: str | None) -> list[list[str]]:
     stages = [stage for stage in stages if stage]
     if not stages:
         where = source or "standard input"
-        raise InputError(f"no commands in {where}: LIST=1 bash experiments/synthetic.sh prints some")
+        raise InputError(f"no commands in {where}: LIST=1 bash experiments/scene_flow/synthetic.sh prints some")
     return stages
 
 

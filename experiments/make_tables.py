@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Turns results that evaluate.py --json wrote into a table, or the runs of an experiment into its table and plots.
+"""Prints the table of an experiment, or of result files, and draws an experiment's plots.
 
-The rows of an experiment are those that its script makes, grouped over seeds: mean and standard deviation (n - 1),
-the reports' figures below ours where they have any, and rows that were not run said to be so.
+The rows of an experiment are the runs of its script, grouped over seeds: mean and standard deviation (n - 1). The
+published figures, where there are any, stand below ours. Rows that were not run are left out, and named on standard
+error.
 """
 
+import argparse
 import itertools
-import json
 import os
 import shlex
 import subprocess
@@ -16,36 +17,45 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run from the checkout, nothing is installed
 
-from lib.cli import Parser, run_script  # noqa: E402
 from lib.errors import InputError  # noqa: E402
-from lib.tables.formats import FORMATS, Cell, full_row, plain_row, report_row  # noqa: E402
+from lib.tables.formats import FORMATS, Row, experiment_rows, result_row  # noqa: E402
 from lib.tables.plots import plot_all  # noqa: E402
-from lib.tables.results import Group, group_by_seed, read_run  # noqa: E402
+from lib.tables.published import read_published  # noqa: E402
+from lib.tables.results import Group, check_one_task, group_by_seed, read_run  # noqa: E402
 
 EXPERIMENTS = (
-    "synthetic",
-    "methods",
-    "pareto",
-    "real",
-    "longer",
-    "kitti_teacher",
-    "ft3d_teacher",
-    "remaining",
-    "first_report",
+    "scene_flow/synthetic",
+    "scene_flow/methods",
+    "scene_flow/pareto",
+    "scene_flow/real",
+    "scene_flow/longer",
+    "scene_flow/kitti_teacher",
+    "scene_flow/ft3d_teacher",
+    "scene_flow/remaining",
+    "scene_flow/first_report",
 )
 EPILOG = f"""examples:
-  python experiments/make_tables.py synthetic --plots runs/plots
-      the table of experiments/synthetic.sh from results/synthetic, and its plots; variables such as SEEDS or RESULTS
-      mean what they mean to the script. Others: {", ".join(EXPERIMENTS[1:])}
-  python experiments/make_tables.py results/demo/*.json
+  python experiments/make_tables.py scene_flow/synthetic --plots runs/plots
+      the table of experiments/scene_flow/synthetic.sh from results/scene_flow/synthetic, and its plots; variables such
+      as SEEDS or RESULTS mean what they mean to the script
+  python experiments/make_tables.py results/scene_flow/demo/*.json
       a row a file, in the order given
+
+experiments:
+  {chr(10).join(EXPERIMENTS).replace(chr(10), chr(10) + "  ")}
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="make_tables.py", description=__doc__, epilog=EPILOG)
-    parser.add_argument("what", nargs="+", metavar="EXPERIMENT | FILE", help="one experiment, or results")
-    parser.add_argument("--format", choices=list(FORMATS), default="markdown")
+    parser = argparse.ArgumentParser(
+        prog="make_tables.py",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", nargs="+", metavar="EXPERIMENT | FILE", help="one experiment, or result files")
+    parser.add_argument("--format", choices=list(FORMATS), default="markdown", help="default: markdown")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also plot the experiment, as PNG and SVG")
     args = parser.parse_args(argv)
     if args.what[0] in EXPERIMENTS:
@@ -60,27 +70,29 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def files(paths: list[Path]) -> list[dict[str, Cell]]:
-    """A row a file. Raises InputError for files that are not there."""
+def files(paths: list[Path]) -> list[Row]:
+    """A row a file. Raises InputError for files that are not there, and for results of several tasks."""
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        raise InputError(f"no such result: {', '.join(missing)}: evaluate.py --json writes them")
-    return [plain_row(Group(path.stem, [path], [read_run(path)])) for path in paths]
+        raise InputError(f"no such experiment or result: {', '.join(missing)} (see make_tables.py --help)")
+    groups = [Group(path.stem, [path], [read_run(path)]) for path in paths]
+    check_one_task(groups)
+    return [result_row(group) for group in groups]
 
 
-def experiment(name: str, plots: Path | None) -> list[dict[str, Cell]]:
-    """The rows of an experiment; its plots go to a folder."""
+def experiment(name: str, plots: Path | None) -> list[Row]:
+    """The rows of an experiment TASK/NAME; its plots go to a folder. Raises InputError where there is no row."""
     groups = group_by_seed(expected_results(name))
-    reports = json.loads((ROOT / "experiments/reports.json").read_text()).get(name, {})
-    rows = []
-    for group in groups:
-        rows.append(full_row(group))
-        if group.name in reports:
-            rows.append(report_row(group.name, reports[group.name], list(rows[-1])))
+    task, _, table = name.partition("/")
+    published = read_published(ROOT / "experiments" / task / "published.json", table)
+    rows = experiment_rows(groups, published)
+    missing = [group.name for group in groups if not group.runs]
+    if not rows or (plots is not None and len(missing) == len(groups)):
+        raise InputError(f"no run of this experiment has a result yet: start bash experiments/{name}.sh")
+    if missing:
+        print(f"not run: {', '.join(missing)}", file=sys.stderr)
     if plots is not None:
-        if not any(group.runs for group in groups):
-            raise InputError(f"nothing to plot: no run of experiments/{name}.sh has a result yet")
-        written = plot_all(groups, reports, plots, name)
+        written = plot_all(groups, published, plots, table)
         print(f"plots: {', '.join(map(str, written)) or 'none, no student has a result yet'}", file=sys.stderr)
     return rows
 
@@ -97,4 +109,8 @@ def expected_results(name: str) -> list[Path]:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

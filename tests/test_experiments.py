@@ -1,5 +1,6 @@
-"""experiments/*.sh: what they list, how they skip, resume and share runs, and one of them in full on tiny data."""
+"""The shell scripts of scene flow: what they list, how runs are skipped, resumed and shared, one in full."""
 
+import csv
 import json
 import os
 import re
@@ -9,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ROOT, environment, write_ft3d, write_kitti
 
 from experiments import make_tables
 from lib.losses.distill import parse_distill
+from lib.tables.published import read_published
+from tests.runs import ROOT, environment, write_ft3d, write_kitti
 
-SCRIPTS = sorted((ROOT / "experiments").glob("*.sh"))
+SCRIPTS = sorted((ROOT / "experiments/scene_flow").glob("*.sh"))
 GAMMAS = ["1", "0.7", "0.5", "0.3", "0.1", "0"]
 VARIABLES = {"LIST", "SEEDS", "PAIRS", "RUNS", "RESULTS", "DATA", "POINTS"}
 
@@ -24,7 +26,7 @@ def bash(script: str, *flags: str, **variables: object) -> subprocess.CompletedP
     path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     clean = {name: value for name, value in (environment() | path).items() if name not in VARIABLES}
     return subprocess.run(
-        ["bash", str(ROOT / "experiments" / script), *flags],
+        ["bash", str(ROOT / "experiments/scene_flow" / script), *flags],
         env=clean | {name: str(value) for name, value in variables.items()},
         capture_output=True,
         text=True,
@@ -58,28 +60,32 @@ def flags() -> dict[str, set[str]]:
     return {script: known(script) for script in ("train_teacher.py", "train_student.py", "evaluate.py")}
 
 
-@pytest.mark.parametrize("name", make_tables.EXPERIMENTS)
+@pytest.mark.parametrize("name", [name.removeprefix("scene_flow/") for name in make_tables.EXPERIMENTS])
 def test_every_flag_and_method_exists_and_every_run_is_resumed_and_scored(name, flags):
     commands = listed(name)
-    trained, scored = set(), set()
+    trained, scored, joined = set(), set(), set()
     for script, *words in commands:
+        if script == "experiments/join_run.py":
+            joined.add(tuple(words))
+            continue
         assert {word for word in words if word.startswith("--")} <= flags[script]
         if script == "evaluate.py":
             if "--checkpoint" in words:
-                scored.add(value(words, "--checkpoint"))
+                scored.add((value(words, "--checkpoint").removesuffix("/best.pt"), value(words, "--json")))
         else:
             assert "--resume" in words and value(words, "--out") not in trained
             trained.add(value(words, "--out"))
         if script == "train_student.py":
             parse_distill(value(words, "--distill"))
-    assert {f"{run}/best.pt" for run in trained} <= scored
+    assert {run for run, _ in joined} == trained
+    assert joined <= scored  # each run goes to the file of its own score
 
 
 @pytest.mark.parametrize(("teacher", "epochs"), [("kitti", "560"), ("ft3d", "1200")])
-def test_the_reports_gamma_tables(teacher, epochs):
+def test_the_published_gamma_tables(teacher, epochs):
     name = f"{teacher}_teacher"
     commands = listed(name, DATA="somewhere")
-    first, *students = [words for words in commands if words[0] != "evaluate.py"]
+    first, *students = [words for words in commands if words[0].startswith("train_")]
     assert first[0] == "train_teacher.py" and value(first, "--dataset") == teacher and value(first, "--epochs") == "560"
     assert [value(words, "--distill") for words in students] == [f"output:{gamma}" for gamma in GAMMAS]
     for words in students:
@@ -87,9 +93,10 @@ def test_the_reports_gamma_tables(teacher, epochs):
         assert value(words, "--teacher") == value(first, "--out") + "/best.pt"
         assert value(words, "--num-points") == "8192" and value(words, "--lr-step") == "150"
         assert value(words, "--data-root") == "somewhere" and "--seed" in words
-    reports = json.loads((ROOT / "experiments/reports.json").read_text())[name]
-    assert set(reports) == {group.name for group in make_tables.group_by_seed(make_tables.expected_results(name))}
-    assert [reports[f"student-kitti-from-{teacher}-half-output{gamma}"][0] for gamma in GAMMAS] == {
+    published = read_published(ROOT / "experiments/scene_flow/published.json", name).rows
+    expected = make_tables.expected_results(f"scene_flow/{name}")
+    assert set(published) == {group.name for group in make_tables.group_by_seed(expected)}
+    assert [published[f"student-kitti-from-{teacher}-half-output{gamma}"][1]["EPE3D"] for gamma in GAMMAS] == {
         "kitti": [0.066, 0.081, 0.073, 0.081, 0.060, 0.104],
         "ft3d": [0.087, 0.066, 0.041, 0.039, 0.041, 0.104],
     }[teacher]
@@ -118,8 +125,8 @@ while [ $# -gt 0 ]; do
 done
 if [ -n "${json:-}" ]; then echo '{}' > "$json"; exit; fi
 case "$out" in *"${FAIL:-nothing}"*) exit 3 ;; esac
+[ -n "${out:-}" ] || exit 0
 mkdir -p "$out"
-touch "$out/config.json" "$out/log.jsonl"
 [ -e "$out/best.pt" ] || touch -d '1 minute ago' "$out/best.pt"
 """
 
@@ -146,11 +153,13 @@ def quick(tmp_path, monkeypatch):
 def test_a_second_start_scores_nothing_anew_but_asks_every_run_to_resume(quick, tmp_path):
     done, calls = quick("pareto")
     assert done.returncode == 0, done.stderr
-    assert len(calls) == 2 * (1 + 8)
-    names = {path.name for path in (tmp_path / "results").iterdir()}
-    assert {f"student-tiny-output0.3-seed0{end}" for end in (".json", ".config.json", ".log.jsonl")} <= names
+    assert len(calls) == 3 * (1 + 8)
+    name = "student-tiny-output0.3-seed0"
+    assert f"experiments/join_run.py {tmp_path}/a run/{name} {tmp_path}/results/{name}.json" in calls
     done, calls = quick("pareto")
-    assert done.returncode == 0 and len(calls) == 1 + 8 and all("--resume" in call for call in calls)
+    trained = [call for call in calls if call.startswith("train_")]
+    assert done.returncode == 0 and len(trained) == 1 + 8 and all("--resume" in call for call in trained)
+    assert len(calls) == 2 * (1 + 8) and not any("evaluate.py" in call for call in calls)
     best = tmp_path / "a run/student-quarter-output0-seed0/best.pt"
     os.utime(best, (best.stat().st_atime, best.stat().st_mtime + 120))  # trained on: a new best
     done, calls = quick("pareto")
@@ -179,7 +188,7 @@ def test_a_run_under_way_elsewhere_is_left_alone(quick, tmp_path):
     assert done.returncode == 0
     assert "== student-half-output0.3-seed0\nunder way in another process: left to it\n" in done.stdout
     assert not any("student-half-output0.3-seed0" in call for call in calls)
-    assert len(calls) == 2 * (1 + 7)
+    assert len(calls) == 3 * (1 + 7)
 
 
 def test_first_report_in_full(tmp_path):
@@ -200,19 +209,26 @@ def test_first_report_in_full(tmp_path):
     record = json.loads((tmp_path / "results/student-kitti-learned-from-student-half-output0.7-seed0.json").read_text())
     assert record["training"]["teacher"]["path"].endswith("/runs/student-ft3d-scratch-half-output0-seed0/best.pt")
     assert record["training"]["gamma"] == 0.7 and record["protocol"]["dataset"] == "kitti"
+    assert record["config"]["flags"]["distill"] == "output:0.7"
+    assert [line["epoch"] for line in record["log"]] == [1]
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    assert len(names) == 4 and all(name.endswith("-seed0.json") or name == "teacher-ft3d.json" for name in names)
     table = subprocess.run(
-        [sys.executable, "experiments/make_tables.py", "first_report", "--format", "csv"],
+        [sys.executable, "experiments/make_tables.py", "scene_flow/first_report", "--format", "csv"],
         cwd=ROOT,
         env=environment() | {name: str(value) for name, value in variables.items()},
         capture_output=True,
         text=True,
         check=True,
-    ).stdout.splitlines()
-    assert [line.split(",")[0].strip('"') for line in table[1::2]] == [
-        "teacher-ft3d",
-        "student-ft3d-scratch-half-output0",
-        "student-kitti-learned-from-teacher-half-output0.7",
-        "student-kitti-learned-from-student-half-output0.7",
+    ).stdout
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [row["row"] for row in rows[::2]] == [
+        "teacher",
+        "student, from scratch (gamma 0)",
+        "student, gamma 0.7, taught by the teacher",
+        "student, gamma 0.7, taught by the student from scratch",
     ]
-    assert f",{record['metrics']['EPE3D']}," in table[-2]
-    assert table[-1].startswith('"student-kitti-learned-from-student-half-output0.7, reports",,KITTI,,0.067,')
+    assert [row["row"] for row in rows[1::2]] == [f"{row['row']}, published" for row in rows[::2]]
+    ours, theirs = rows[-2:]
+    assert float(ours["EPE3D (m)"]) == record["metrics"]["EPE3D"] and ours["seeds"] == "1"
+    assert (float(theirs["EPE3D (m)"]), theirs["scored on"]) == (0.067, "KITTI")

@@ -1,4 +1,4 @@
-"""Every command of README.md runs: in its order, in a copy of the project, on tiny stand-ins for the files it names.
+"""Every command of DOCUMENTS runs: in their order, in a copy of the project, on tiny stand-ins for the files they name.
 
 A command is a line of an indented or fenced block that begins with one of PROGRAMS, or `such code` within the text that
 begins so or with a script's name; variables may be set before it, and parts of a pipe are commands of their own. To
@@ -80,7 +80,8 @@ def alternatives(command: str) -> list[list[str]]:
     return [list(words) for words in product(*(word.split("|") for word in command.split()))]
 
 
-COMMANDS = list(dict.fromkeys(commands((ROOT / "README.md").read_text())))
+DOCUMENTS = ("README.md", "docs/reproduce.md")
+COMMANDS = list(dict.fromkeys(command for name in DOCUMENTS for command in commands((ROOT / name).read_text())))
 
 
 def test_commands_are_found():

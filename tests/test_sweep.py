@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from runs import ROOT, environment
 
 import sweep
 from lib.errors import InputError
+from tests.runs import ROOT, environment
 
 
 def lines(path, *commands):
@@ -123,7 +123,7 @@ def test_bad_input(tmp_path):
     empty = lines(tmp_path / "list", "", "# nothing")
     with pytest.raises(InputError) as error:
         sweep.main([empty])
-    assert str(error.value) == f"no commands in {empty}: LIST=1 bash experiments/synthetic.sh prints some"
+    assert str(error.value) == f"no commands in {empty}: LIST=1 bash experiments/scene_flow/synthetic.sh prints some"
     with pytest.raises(InputError) as error:
         sweep.main([lines(tmp_path / "list", "true"), "--logs", str(tmp_path / "list")])
     assert str(error.value) == f"{tmp_path}/list is a file: give a folder"

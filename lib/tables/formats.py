@@ -3,61 +3,95 @@
 import csv
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from lib.evaluation import UNITS
-from lib.tables.results import Group, Measured, scored_on
-
-Cell = str | tuple[Measured, int]  # text, or a figure and its decimals
-NOT_RUN = "not run"
-
-
-def title(metric: str) -> str:
-    """A metric with its unit, as the head of a column."""
-    return f"{metric} ({UNITS[metric]})" if UNITS[metric] else metric
+from lib.tables.names import row_name, scored_on, title, trained_on
+from lib.tables.published import Published
+from lib.tables.results import Group, Measured
 
 
-def plain_row(group: Group) -> dict[str, Cell]:
-    """What was scored, on what, and the metrics."""
-    parameters = group.first.get("parameters")
+class Figure(NamedTuple):
+    """A measured value, and the decimals that a reader is shown."""
+
+    value: Measured
+    decimals: int
+
+
+Cell = str | Figure
+Row = dict[str, Cell]
+DECIMALS = 3  # of a metric
+WHAT = ("row", "trained on", "teacher trained on", "scored on")  # the columns that tell rows apart
+SAID_ONCE = ("scored on", "teacher trained on")  # columns that markdown replaces by a line where all rows agree
+
+
+def result_row(group: Group) -> Row:
+    """The row of a group that was run: what was scored, on what, and the metrics."""
+    result = group.first
+    parameters = result.get("parameters")
     return {
-        "row": group.name,
-        "scored on": scored_on(group.first),
+        "row": row_name(result),
+        "trained on": trained_on(result.get("training", {})),
+        "scored on": scored_on(result),
         "parameters": "" if parameters is None else f"{parameters / 1e6:.2f} M",
-        **{title(name): (group.metric(name), 4) for name in UNITS},
+        **{title(name, unit): Figure(group.metric(name), DECIMALS) for name, unit in result["units"].items()},
     }
 
 
-def full_row(group: Group) -> dict[str, Cell]:
-    """The plain row, the number of seeds, and the times. Where no run is there, a row that says so."""
-    if not group.runs:
-        columns = ["scored on", "parameters", *map(title, UNITS), "inference (ms)", "training (s)"]
-        return {"row": group.name, "seeds": NOT_RUN, **dict.fromkeys(columns, "")}
-    row = plain_row(group)
-    there, expected = len(group.runs), len(group.expected)
-    training = group.training_seconds()
-    seeds = "" if "training" not in group.first else str(there) if there == expected else f"{there} of {expected}"
+def experiment_row(group: Group) -> Row:
+    """The row of a group that was run, with its teacher's data, the number of seeds, and the times."""
+    result, row = group.first, result_row(group)
+    there, expected, training = len(group.runs), len(group.expected), group.training_seconds()
     return {
         "row": row.pop("row"),
-        "seeds": seeds,
+        "trained on": row.pop("trained on"),
+        "teacher trained on": trained_on(result.get("training", {}).get("teacher", {})),
+        "scored on": row.pop("scored on"),
+        "seeds": "" if not group.trained else str(there) if there == expected else f"{there} of {expected}",
         **row,
-        "inference (ms)": f"{group.seconds_per_pair() * 1000:.1f}" if "training" in group.first else "",
-        "training (s)": (training, 0) if training else "",
+        "inference (ms)": f"{group.seconds_per_sample() * 1000:.1f}" if group.trained else "",
+        "training (s)": Figure(training, 0) if training else "",
     }
 
 
-def report_row(name: str, values: Sequence[float], columns: Sequence[str]) -> dict[str, Cell]:
-    """The reports' figures for the row ``name``, to stand under ours."""
-    figures = {title(metric): f"{value:.3f}" for metric, value in zip(UNITS, values, strict=True)}
-    return {column: figures.get(column, "") for column in columns} | {"row": f"{name}, reports", "scored on": "KITTI"}
+def experiment_rows(groups: Sequence[Group], published: Published) -> list[Row]:
+    """A row for each group that was run, the published figures below ours.
+
+    Where both are there, ours takes the published row's name. Rows that would read alike get their files' name too.
+    """
+    rows: list[tuple[str, Row]] = []
+    for group in groups:
+        name, figures = published.rows.get(group.name, ("", {}))
+        if group.runs:
+            row = experiment_row(group)
+            rows.append((group.name, row | {"row": name or row["row"]}))
+        if figures:
+            cells = {
+                title(metric, published.units[metric]): Figure(Measured(figure), DECIMALS)
+                for metric, figure in figures.items()
+            }
+            rows.append((group.name, {"row": f"{name}, published", "scored on": published.scored_on, **cells}))
+    longest = max((row for _, row in rows), key=len, default={})  # one of ours, where there is one
+    columns = dict.fromkeys([*WHAT, *longest])
+    rows = [(name, {column: row.get(column, "") for column in columns}) for name, row in rows]
+    read = [tuple(row[column] for column in WHAT) for _, row in rows]
+    for (name, row), text in zip(rows, read, strict=True):
+        if read.count(text) > 1:
+            row["row"] = f"{row['row']} [{name}]"
+    return [row for _, row in rows]
 
 
-def markdown(rows: Sequence[dict[str, Cell]]) -> str:
-    """Rows with the same columns -> a markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_text(cell, "±") for cell in row.values()] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def markdown(rows: Sequence[Row]) -> str:
+    """Rows with the same columns -> a markdown table. Columns without an entry are left out."""
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    said = {column: {row[column] for row in rows} - {""} for column in SAID_ONCE if column in columns}
+    once = {column: next(iter(texts)) for column, texts in said.items() if len(texts) == 1 and len(rows) > 1}
+    columns = [column for column in columns if column not in once]
+    lines = [columns, ["---"] * len(columns), *([_text(row[column], "±") for column in columns] for row in rows)]
+    told = [f"{column.capitalize()}: {text}.\n" for column, text in once.items()]
+    return "\n".join([*told, *("| " + " | ".join(line) + " |" for line in lines)])
 
 
-def latex(rows: Sequence[dict[str, Cell]]) -> str:
+def latex(rows: Sequence[Row]) -> str:
     """Rows with the same columns -> a LaTeX tabular with the rules of the package booktabs."""
     head, *body = (
         " & ".join(cells) + r" \\"
@@ -70,9 +104,9 @@ def latex(rows: Sequence[dict[str, Cell]]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def comma_separated(rows: Sequence[dict[str, Cell]]) -> str:
+def comma_separated(rows: Sequence[Row]) -> str:
     """Rows with the same columns -> CSV, unrounded; the deviation of a figure is a column of its own."""
-    figures = {column for row in rows for column, cell in row.items() if isinstance(cell, tuple)}
+    figures = {column for row in rows for column, cell in row.items() if isinstance(cell, Figure)}
     columns = [name for column in rows[0] for name in ([column, f"{column} sd"] if column in figures else [column])]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -80,9 +114,9 @@ def comma_separated(rows: Sequence[dict[str, Cell]]) -> str:
     for row in rows:
         values = {}
         for column, cell in row.items():
-            values[column] = cell[0].mean if isinstance(cell, tuple) else cell
-            if isinstance(cell, tuple) and cell[0].deviation is not None:
-                values[f"{column} sd"] = cell[0].deviation
+            values[column] = cell.value.mean if isinstance(cell, Figure) else cell
+            if isinstance(cell, Figure) and cell.value.deviation is not None:
+                values[f"{column} sd"] = cell.value.deviation
         writer.writerow(values)
     return file.getvalue().rstrip("\n")
 

@@ -1,4 +1,4 @@
-"""What experiments/terms_fall.sh wrote: on real frames the term of every method falls within 200 steps.
+"""What experiments/scene_flow/terms_fall.sh wrote: on real frames the term of every method falls within 200 steps.
 
 Of ``self`` and ``online`` it is the whole loss: see OWN_TERM.
 """
@@ -10,11 +10,11 @@ import pytest
 
 from lib.losses.distill import METHODS
 
-RESULTS = Path(__file__).resolve().parents[2] / "results/terms"
-# Of the others: the method's name. ``self`` and ``online`` compare flows of networks in training, at gamma 0. Untrained
-# flows are short, and so near to each other; as the ground truth lengthens them they part. ``self_flow`` and ``online``
-# rise in these logs for it, while the whole loss and ``self_feature`` fall. test_distill_training.py shows each falling
-# when it is all that is learned.
+RESULTS = Path(__file__).resolve().parents[2] / "results/scene_flow/terms"
+# The terms of a method's own; a method that is not listed has one, of its name. ``self`` and ``online`` compare flows
+# of networks in training. Untrained flows are short, and so near to each other. The ground truth lengthens them, and
+# they part: ``self_flow`` and ``online`` rise in these logs, while the whole loss and ``self_feature`` fall.
+# test_distill_training.py shows that each of them falls when nothing else is learned.
 OWN_TERM = {"output": ["loss_kd"], "self": ["loss", "self_feature"], "online": ["loss"]}
 
 
@@ -31,11 +31,11 @@ def mean(lines: list[dict], term: str, after: int, until: int) -> float:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_term_falls(name):
     if not RESULTS.is_dir():
-        pytest.skip("no results/terms: run experiments/terms_fall.sh with a teacher")
-    config = json.loads((RESULTS / f"{name}.config.json").read_text())
-    assert config["flags"]["dataset"] == "ft3d" and config["flags"]["steps"] == 200
-    assert name in config["flags"]["distill"], "the file is that method's"
-    lines = [json.loads(line) for line in (RESULTS / f"{name}.log.jsonl").read_text().splitlines()]
+        pytest.skip("no results/scene_flow/terms: run experiments/scene_flow/terms_fall.sh with a teacher")
+    run = json.loads((RESULTS / f"{name}.json").read_text())
+    flags, lines = run["config"]["flags"], run["log"]
+    assert flags["dataset"] == "ft3d" and flags["steps"] == 200
+    assert name in flags["distill"], "the file is that method's"
     assert lines[-1]["step"] == 200
     for term in OWN_TERM.get(name, [name]):
         assert mean(lines, term, 133, 200) < 0.97 * mean(lines, term, 0, 67), term

@@ -1,0 +1,52 @@
+"""What a table or a plot says of a result, in words: the network and how it learned, its data, its metrics."""
+
+from typing import Any
+
+
+def title(metric: str, unit: str) -> str:
+    """A metric with its unit, as the head of a column."""
+    return f"{metric} ({unit})" if unit else metric
+
+
+def row_name(result: dict[str, Any]) -> str:
+    """What was scored: "zero (baseline)", "teacher", "student, gamma 0.3 + 2 rkd".
+
+    The number before a method is the weight of its term in the loss.
+    """
+    if "baseline" in result:
+        return f"{result['baseline']} (baseline)"
+    network = result.get("network", "network")
+    return f"{network}, {learned_by(result)}" if is_student(result) else network
+
+
+def learned_by(result: dict[str, Any]) -> str:
+    """How a student learned: "from scratch (gamma 0)", "gamma 1 (no labels)", "gamma 0.3 + 2 rkd"."""
+    gamma, methods = result["training"].get("gamma", 0.0), result["training"].get("distill", [])
+    terms = [f" + {weight} {method}" for method, _, weight in (term.rpartition(":") for term in methods)]
+    if gamma == 0 and not terms:
+        return "from scratch (gamma 0)"
+    return f"gamma {gamma:g}{' (no labels)' if gamma == 1 else ''}{''.join(terms)}"
+
+
+def is_student(result: dict[str, Any]) -> bool:
+    """Whether the network was trained by train_student.py, as far as its result says."""
+    training, flags = result.get("training", {}), result.get("config", {}).get("flags", {})
+    return (
+        "student" in flags
+        or result.get("network", "").startswith("student")
+        or bool(training.get("gamma") or training.get("distill"))
+    )
+
+
+def trained_on(facts: dict[str, Any]) -> str:
+    """The data that a network was trained on. facts: "training" of a result, or "teacher" in that."""
+    if "dataset" not in facts:
+        return ""
+    return f"{facts['scenes']} {facts['dataset']} scenes" if "scenes" in facts else facts["dataset"]
+
+
+def scored_on(result: dict[str, Any]) -> str:
+    """The data that a score is from."""
+    protocol = result["protocol"]
+    points = f", {protocol['num_points']} points" if protocol.get("num_points") else ""
+    return f"{protocol['dataset']} {protocol['split']}, {protocol['scenes']} scenes{points}"
