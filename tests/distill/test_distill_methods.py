@@ -216,11 +216,8 @@ def test_semckd_compares_at_the_points_of_the_coarser_level():
     for n in range(BATCH):
         for i in range(4):
             scores = torch.softmax(torch.stack([queries[i][n] @ keys[j][n] for j in range(4)]), 0)
-            for j, teacher_name in enumerate(names):
-                student, teacher = (
-                    step.student.features[student_name].values,
-                    step.teacher.features[teacher_name].values,
-                )
+            for j in range(4):
+                student, teacher = layers[0][i], layers[1][j]
                 for level in range(i + 1, j + 1):
                     student = torch.stack([s[k] for s, k in zip(student, sites[level].kept, strict=True)])
                 for level in range(j + 1, i + 1):
