@@ -203,13 +203,11 @@ def test_semckd_compares_at_the_points_of_the_coarser_level():
     method, step = build("semckd"), context()
     names = [f"pyramid1/{level}" for level in range(4)]
     sites = step.student.levels.sites
-    queries = [
-        embed(sample_similarity(step.student.features[n].values))
-        for embed, n in zip(method.queries, names, strict=True)
-    ]
-    keys = [
-        embed(sample_similarity(step.teacher.features[n].values)) for embed, n in zip(method.keys, names, strict=True)
-    ]
+    layers = [[net.features[name].values for name in names] for net in (step.student, step.teacher)]
+    queries, keys = (
+        [embed(sample_similarity(layer)) for embed, layer in zip(embeddings, of_net, strict=True)]
+        for embeddings, of_net in zip((method.queries, method.keys), layers, strict=True)
+    )
     assert queries[0].shape == (BATCH, 8)
     torch.testing.assert_close(queries[0].norm(dim=1), torch.ones(BATCH, dtype=torch.float64))
     total = 0.0
