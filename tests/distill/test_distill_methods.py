@@ -87,15 +87,6 @@ def test_a_place_is_a_family_or_one_level(name):
         build(name, replace(SETTING, teacher={"pyramid1/1": Shape(3, "points")}), "predictor/1")
 
 
-@pytest.mark.parametrize("name", [n for n in FEATURE_METHODS if n != "self"])
-def test_features_of_other_points_are_refused_even_where_there_are_as_many(name):
-    step, other = context(), context()
-    method = build(name)
-    step.teacher = other.teacher
-    with pytest.raises(InputError, match=f"feature {method.features[0]}: the student and the teacher do not stand on"):
-        method(step)
-
-
 # --- hint --------------------------------------------------------------------------------------------------------
 
 
