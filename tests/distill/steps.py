@@ -25,8 +25,8 @@ def shapes(widths: dict[str, Sequence[int]]) -> dict[str, Shape]:
     return {f"{family}/{level}": Shape(w, "points") for family, ws in widths.items() for level, w in enumerate(ws)}
 
 
-SETTING = Setting(shapes(STUDENT), shapes(TEACHER), BATCH)
-EQUAL_WIDTHS = Setting(shapes(TEACHER), shapes(TEACHER), BATCH)
+SETTING = Setting(shapes(STUDENT), shapes(TEACHER), BATCH, levels=4)
+EQUAL_WIDTHS = Setting(shapes(TEACHER), shapes(TEACHER), BATCH, levels=4)
 
 
 def nested_sites(sizes: Sequence[int] = SIZES, batch: int = BATCH) -> list[Sites]:

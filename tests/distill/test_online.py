@@ -41,7 +41,7 @@ def network() -> nn.Module:
 
 
 def method(target: str = "linear") -> OnlineDistillation:
-    return OnlineDistillation(Setting({}, None, 2, lambda name: network()), target=target).double()
+    return OnlineDistillation(Setting({}, None, 2, lambda name: network(), levels=4), target=target).double()
 
 
 def context(seed: int = 0, same: bool = False) -> DistillationContext:
@@ -214,7 +214,7 @@ def test_general_weighs_the_peers_anew_on_held_out_pairs():
 
 
 def test_output_and_online_go_together():
-    setting = Setting({}, {}, 2, lambda name: network())
+    setting = Setting({}, {}, 2, lambda name: network(), levels=4)
     loss = parse_distill("output:0.4,online:2").build(setting)
     at = context()
     at.teacher = outputs([normal(2, n, 3, seed=900 + n) for n in SIZES], at.student.levels.sites)
@@ -225,8 +225,11 @@ def test_output_and_online_go_together():
 
 def test_online_needs_levels_and_a_peer_network():
     for setting, line in (
-        (Setting({}, None, 2, lambda name: network(), levels=0), "online compares predictions of several levels"),
-        (Setting({}, None, 2), "online trains a second network along with the student, and this task builds none"),
+        (Setting({}, None, 2, lambda name: network()), "online compares predictions of several levels"),
+        (
+            Setting({}, None, 2, levels=4),
+            "online trains a second network along with the student, and this task builds none",
+        ),
     ):
         with pytest.raises(InputError, match=line):
             OnlineDistillation(setting)
