@@ -7,12 +7,11 @@ import torch
 
 import train_student
 from lib.datasets.scene_flow.pairs import collate
-from lib.losses.distill import Setting
 from lib.losses.distill.online import HELD_OUT, TARGETS, OnlineDistillation, mixture_terms, mixture_weight
 from lib.losses.distill.selection import Distillation, OutputDistillation
-from lib.tasks.scene_flow import flow_losses, open_flow_pairs, refresh_flow
+from lib.tasks.scene_flow import open_flow_pairs
 from models import build_model
-from tests.runs import TINY, assert_same_run, identical, load, log_lines, write_kitti
+from tests.runs import TINY, assert_same_run, distiller, identical, load, log_lines, setting_for, write_kitti
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
 
@@ -28,7 +27,7 @@ def step_of(folder: Path, rule: str, weight: float):
     torch.manual_seed(0)
     batch = collate([open_flow_pairs("kitti", "train", folder, "full", None, 128)[0, i] for i in range(2)])
     student = build_model("student-tiny")
-    setting = Setting(student.feature_widths(), None, 2, lambda name: build_model("teacher", **NARROW))
+    setting = setting_for(student, build_peer=lambda name: build_model("teacher", **NARROW))
     online = OnlineDistillation(setting, target=rule)
     return student, batch, Distillation(OutputDistillation(0.0), [online], [weight])
 
@@ -43,20 +42,20 @@ def test_lambda_0_is_independent_training(data, rule):
     """Both networks get the gradients of their own ground-truth losses, bit for bit."""
     student, batch, loss = step_of(data, rule, 0.0)
     peer = loss.peer
-    flow_losses(student, batch, loss, None)["loss"].backward()
+    distiller(loss).step(student, batch)["loss"].backward()
     for net in (student, peer):
         together = [parameter.grad.clone() for parameter in net.parameters()]
         net.zero_grad()
-        flow_losses(net, batch, OutputDistillation(0.0), None)["loss"].backward()
+        distiller(OutputDistillation(0.0)).step(net, batch)["loss"].backward()
         assert all(torch.equal(a, p.grad) for a, p in zip(together, net.parameters(), strict=True))
 
 
 def test_refreshing_uses_running_statistics_and_changes_nothing_else(data):
     student, batch, loss = step_of(data, "general", 1.0)
-    flow_losses(student, batch, loss, None)  # running statistics that are not the initial ones
+    distiller(loss).step(student, batch)  # running statistics that are not the initial ones
     nets = (student, loss.peer)
     before = [{name: value.clone() for name, value in net.state_dict().items()} for net in nets]
-    refresh_flow(student, batch, loss, None)
+    distiller(loss).refresh(student, batch)
     assert all(net.training for net in nets) and loss.training
     assert all(identical(state, dict(net.state_dict())) for state, net in zip(before, nets, strict=True))
     shares = loss.methods[0].shares.clone()
