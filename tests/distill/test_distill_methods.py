@@ -9,67 +9,31 @@ import torch
 import torch.nn.functional as F
 
 from lib.errors import InputError
-from lib.losses import ALPHAS, gather_levels, multiscale_loss
-from lib.losses.distill import (
-    METHODS,
-    DistillationContext,
-    Prediction,
-    Setting,
-    default_options,
-    parse_distill,
-)
+from lib.features import Levels, Shape
+from lib.losses import ALPHAS, multiscale_loss
+from lib.losses.distill import METHODS, default_options, parse_distill
 from lib.losses.distill.hint import hint_loss
 from lib.losses.distill.multiscale import multiscale_feature_loss
 from lib.losses.distill.pkd import pearson_loss
 from lib.losses.distill.pointdistiller import feature_neighbours, graph_loss, importance_weights, important_points
 from lib.losses.distill.rkd import angle_loss, distance_loss, draw_anchors, flow_relation_loss, spatial_neighbours
 from lib.losses.distill.self_distillation import ramped, self_feature_loss, self_flow_loss
-from lib.losses.distill.semckd import attended_loss, layer_attention, similarity
+from lib.losses.distill.semckd import attended_loss, layer_attention
+from lib.losses.distill.similarity import sample_similarity
+from tests.distill.steps import (
+    BATCH,
+    EQUAL_WIDTHS,
+    SETTING,
+    STUDENT,
+    build,
+    context,
+    leaves,
+    nested_sites,
+    normal,
+)
 
-SIZES = (24, 12, 6, 4)
-BATCH = 4
-TEACHER = {"pyramid1": (6, 8, 10, 12), "embedding": (6, 8, 10, 12), "predictor": (7, 7, 7, 7)}
-STUDENT = {"pyramid1": (3, 4, 5, 6), "embedding": (3, 4, 5, 6), "predictor": (7, 7, 7, 7)}
-FEATURE_METHODS = [name for name in METHODS if name not in ("output", "online")]
-
-
-def named(widths: dict) -> dict[str, int]:
-    return {f"{family}/{level}": width for family, values in widths.items() for level, width in enumerate(values)}
-
-
-SETTING = Setting(named(STUDENT), named(TEACHER), BATCH)
-EQUAL_WIDTHS = Setting(named(TEACHER), named(TEACHER), BATCH)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def prediction(widths: dict[str, int], seed: int) -> Prediction:
-    flows = [normal(BATCH, n, 3, seed=seed + level).requires_grad_() for level, n in enumerate(SIZES)]
-    features = {
-        name: normal(BATCH, SIZES[int(name[-1])], width, seed=seed + 10 + i).requires_grad_()
-        for i, (name, width) in enumerate(widths.items())
-    }
-    return Prediction(flows, features)
-
-
-def context(setting: Setting = SETTING, same: bool = False) -> DistillationContext:
-    """Random tensors of both networks at shared points; ``same``: the student's are copies of the teacher's."""
-    teacher = prediction(setting.teacher, 100)
-    student = prediction(setting.student, 200)
-    if same:
-        copies = {name: value.detach().clone().requires_grad_() for name, value in teacher.features.items()}
-        student = Prediction([flow.detach().clone().requires_grad_() for flow in teacher.flows], copies)
-    pairs = zip(SIZES[1:], SIZES, strict=False)
-    indices = [None, *(torch.stack([torch.randperm(above)[:n] for _ in range(BATCH)]) for n, above in pairs)]
-    targets = [normal(BATCH, n, 3, seed=300 + level) for level, n in enumerate(SIZES)]
-    return DistillationContext(student, teacher, targets, normal(BATCH, SIZES[0], 3, seed=400), indices)
-
-
-def build(name: str, setting: Setting = SETTING, *place: str, **options):
-    torch.manual_seed(0)
-    return METHODS[name](setting, *place, **options).double()
+# Those that compare features; ``self`` compares those of one network.
+FEATURE_METHODS = [name for name, method in METHODS.items() if method.layouts]
 
 
 # --- what holds for all of them ----------------------------------------------------------------------------------
@@ -81,12 +45,12 @@ def test_gradients_reach_student_and_adapters_and_never_the_teacher(name):
     losses = method(step)
     assert next(iter(losses)) == name and all(value.shape == () and value.isfinite() for value in losses.values())
     losses[name].backward()
-    reached = [step.student.features[key].grad for key in method.features]
+    reached = [step.student.features[key].values.grad for key in method.features]
     assert reached and all(grad is not None and grad.isfinite().all() for grad in reached[name == "self" :])
     assert any(grad.any() for grad in reached[name == "self" :])
     for parameter, values in method.named_parameters():
         assert values.grad is not None and values.grad.isfinite().all(), parameter
-    assert all(value.grad is None for value in (*step.teacher.flows, *step.teacher.features.values()))
+    assert all(value.grad is None for value in leaves(step.teacher))
 
 
 @pytest.mark.parametrize("name", ["multiscale", "pkd", "rkd"])
@@ -99,7 +63,8 @@ def test_nothing_is_lost_when_the_student_equals_the_teacher(name):
 @pytest.mark.parametrize("name", FEATURE_METHODS)
 def test_the_loss_falls_when_student_and_adapters_follow_its_gradient(name):
     method, step = build(name), context()
-    trained = [*step.student.flows, *(step.student.features[key] for key in method.features), *method.parameters()]
+    features = [step.student.features[key].values for key in method.features]
+    trained = [*step.student.levels.values, *features, *method.parameters()]
     optimizer = torch.optim.Adam(trained, lr=0.02)
     values = []
     for _ in range(60):
@@ -112,21 +77,14 @@ def test_the_loss_falls_when_student_and_adapters_follow_its_gradient(name):
     assert values[-1] < values[0] - 0.3 * abs(values[0])
 
 
-@pytest.mark.parametrize("name", [n for n in FEATURE_METHODS if METHODS[n].place])
+@pytest.mark.parametrize("name", [n for n in FEATURE_METHODS if n != "self"])
 def test_a_place_is_a_family_or_one_level(name):
     method = build(name, SETTING, "embedding/2")
     assert method.features == ("embedding/2",) and method(context())[name].isfinite()
     with pytest.raises(InputError, match="the student has no feature embedding/7: choose a place of pyramid1/0, "):
         build(name, SETTING, "embedding/7")
     with pytest.raises(InputError, match="the teacher has no feature predictor"):
-        build(name, replace(SETTING, teacher={"pyramid1/1": 3}), "predictor/1")
-
-
-def test_features_of_other_points_are_refused():
-    step = context()
-    step.teacher.features["pyramid1/1"] = normal(BATCH, 11, 8)
-    with pytest.raises(InputError, match="feature pyramid1/1: the student has 12 points and the teacher 11"):
-        build("hint")(step)
+        build(name, replace(SETTING, teacher={"pyramid1/1": Shape(3, "points")}), "predictor/1")
 
 
 # --- hint --------------------------------------------------------------------------------------------------------
@@ -153,7 +111,7 @@ def test_hint_gradcheck_and_perfect_regressor():
 
 @pytest.mark.parametrize("name", ["hint", "pointdistiller"])
 def test_methods_of_one_level_refuse_a_family(name):
-    with pytest.raises(InputError, match=f"{name} compares the features of one level: choose {name}@predictor/1"):
+    with pytest.raises(InputError, match=f"{name} compares one feature: choose {name}@predictor/1"):
         build(name, SETTING, "predictor")
 
 
@@ -169,7 +127,7 @@ def test_multiscale_by_hand():
 
 
 def test_multiscale_has_adapters_only_where_widths_differ():
-    setting = replace(SETTING, student={**SETTING.student, "pyramid1/2": 10})
+    setting = replace(SETTING, student={**SETTING.student, "pyramid1/2": Shape(10, "points")})
     method = build("multiscale", setting)
     assert [type(layer).__name__ for layer in method.adapters.values()] == ["Linear", "Linear", "Identity", "Linear"]
     assert method.adapters["pyramid1/0"].weight.shape == (6, 3)
@@ -214,7 +172,7 @@ def test_pkd_gradcheck_and_constant_channels():
 
 def test_semckd_parts_by_hand():
     features = torch.tensor([[[1.0, 2.0]], [[3.0, -1.0]]])
-    assert similarity(features).tolist() == [[5.0, 1.0], [1.0, 10.0]]
+    assert sample_similarity(features).tolist() == [[5.0, 1.0], [1.0, 10.0]]
     attention = layer_attention(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[math.log(3.0), 9.0], [0.0, 9.0]]]))
     torch.testing.assert_close(attention, torch.tensor([[[0.75, 0.25]]]))
     errors = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
@@ -226,7 +184,7 @@ def test_semckd_parts_by_hand():
 
 def test_semckd_with_one_layer_is_the_projected_mean_squared_error():
     method, step = build("semckd", SETTING, "pyramid1/2"), context()
-    student, teacher = step.pair("pyramid1/2")
+    student, teacher = (feature.values for feature in step.pair("pyramid1/2"))
     expected = F.mse_loss(method.projections[0][0](student), teacher)
     torch.testing.assert_close(method(step)["semckd"], expected)
 
@@ -235,20 +193,24 @@ def test_semckd_compares_at_the_points_of_the_coarser_level():
     """Against the sum written out: every student layer with every teacher layer."""
     method, step = build("semckd"), context()
     names = [f"pyramid1/{level}" for level in range(4)]
-    queries = [embed(similarity(step.student.features[n])) for embed, n in zip(method.queries, names, strict=True)]
-    keys = [embed(similarity(step.teacher.features[n])) for embed, n in zip(method.keys, names, strict=True)]
+    sites = step.student.levels.sites
+    layers = [[net.features[name].values for name in names] for net in (step.student, step.teacher)]
+    queries, keys = (
+        [embed(sample_similarity(layer)) for embed, layer in zip(embeddings, of_net, strict=True)]
+        for embeddings, of_net in zip((method.queries, method.keys), layers, strict=True)
+    )
     assert queries[0].shape == (BATCH, 8)
     torch.testing.assert_close(queries[0].norm(dim=1), torch.ones(BATCH, dtype=torch.float64))
     total = 0.0
     for n in range(BATCH):
-        for i, student_name in enumerate(names):
+        for i in range(4):
             scores = torch.softmax(torch.stack([queries[i][n] @ keys[j][n] for j in range(4)]), 0)
-            for j, teacher_name in enumerate(names):
-                student, teacher = step.student.features[student_name], step.teacher.features[teacher_name]
+            for j in range(4):
+                student, teacher = layers[0][i], layers[1][j]
                 for level in range(i + 1, j + 1):
-                    student = torch.stack([s[k] for s, k in zip(student, step.indices[level], strict=True)])
+                    student = torch.stack([s[k] for s, k in zip(student, sites[level].kept, strict=True)])
                 for level in range(j + 1, i + 1):
-                    teacher = torch.stack([t[k] for t, k in zip(teacher, step.indices[level], strict=True)])
+                    teacher = torch.stack([t[k] for t, k in zip(teacher, sites[level].kept, strict=True)])
                 projected = method.projections[i][j](student)
                 total += scores[j] * (projected[n] - teacher[n]).square().mean() / (BATCH * 4)
     torch.testing.assert_close(method(step)["semckd"], total)
@@ -357,7 +319,7 @@ def test_rkd_neighbours_are_other_points_in_space():
     xyz = torch.tensor([[[0.0, 0, 0], [5.0, 0, 0], [1.0, 0, 0], [3.0, 0, 0]]])
     assert spatial_neighbours(xyz, torch.tensor([[0, 1]]), 2).tolist() == [[[2, 3], [3, 2]]]
     assert spatial_neighbours(xyz, torch.tensor([[3]])).tolist() == [[[1, 2, 0]]]
-    with pytest.raises(InputError, match="at least 2 points"):
+    with pytest.raises(InputError, match="at least 2 points, rows or cells"):
         spatial_neighbours(xyz[:, :1], torch.tensor([[0]]))
 
 
@@ -382,9 +344,10 @@ def test_rkd_adds_its_parts():
 
 def test_pointdistiller_keeps_the_most_important_points():
     teacher = torch.tensor([[[1.0, 0.0], [0.0, 5.0], [5.0, -9.0], [2.0, 2.0]]])
-    assert important_points(teacher, 3).tolist() == [[1, 2, 3]]  # 5, 5 and 2; of equal ones the lower index first
-    assert important_points(teacher).tolist() == [[1, 2, 3, 0]]
-    assert torch.equal(important_points(torch.ones(1, 2000, 1))[0], torch.arange(512))
+    importance = teacher.amax(2)
+    assert important_points(importance, 3).tolist() == [[1, 2, 3]]  # 5, 5 and 2; of equal ones the lower index first
+    assert important_points(importance).tolist() == [[1, 2, 3, 0]]
+    assert torch.equal(important_points(torch.ones(1, 2000))[0], torch.arange(512))
 
 
 def test_pointdistiller_neighbours_are_near_in_the_teachers_features():
@@ -394,9 +357,9 @@ def test_pointdistiller_neighbours_are_near_in_the_teachers_features():
 
 
 def test_pointdistiller_weights_and_loss_by_hand():
-    graph = torch.tensor([[[math.log(3.0), 0.0], [0.0, -1.0]]])
-    torch.testing.assert_close(importance_weights(graph), torch.tensor([[0.75, 0.25]]))
-    flatter = importance_weights(graph, temperature=2.0)
+    importance = torch.tensor([[math.log(3.0), 0.0]])
+    torch.testing.assert_close(importance_weights(importance), torch.tensor([[0.75, 0.25]]))
+    flatter = importance_weights(importance, temperature=2.0)
     assert flatter.sum().item() == pytest.approx(1.0) and flatter[0, 0] < 0.75
     student = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
     weights = torch.tensor([[0.75, 0.25]])
@@ -439,8 +402,8 @@ def test_pointdistiller_uses_the_teachers_neighbours_for_the_student():
     for layer in (method.student_graph, method.teacher_graph):
         layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1:]))
     method(step)
-    _, teacher = step.pair("pyramid1/1")
-    kept = important_points(teacher)
+    teacher = step.teacher.features["pyramid1/1"].values
+    kept = important_points(teacher.amax(2))
     for given in seen:
         assert torch.equal(given[0], kept) and torch.equal(given[1], feature_neighbours(teacher, kept))
     assert len(seen) == 2
@@ -453,8 +416,8 @@ def test_pointdistiller_switches():
     assert all(p.grad is not None for p in method.student_graph.parameters())
     assert {p.shape[0] for p in method.teacher_graph.parameters()} == {STUDENT["pyramid1"][1]}
     plain = build("pointdistiller", reweight=False)
-    student, teacher = step.pair("pyramid1/1")
-    kept = important_points(teacher)
+    student, teacher = (feature.values for feature in step.pair("pyramid1/1"))
+    kept = important_points(teacher.amax(2))
     near = feature_neighbours(teacher, kept)
     difference = plain.teacher_graph(teacher, kept, near) - plain.student_graph(student, kept, near)
     torch.testing.assert_close(plain(step)["pointdistiller"], 2 * difference.square().mean())
@@ -463,12 +426,15 @@ def test_pointdistiller_switches():
 def test_pointdistiller_numbers_reach_the_loss():
     """With K = 1 a kept point's graph is the point itself; tau large makes the weights equal."""
     step, name = context(), "pyramid1/1"
-    teacher = step.teacher.features[name]
-    kept = important_points(teacher, 5)
+    teacher = step.teacher.features[name].values
+    kept = important_points(teacher.amax(2), 5)
     alone = kept.unsqueeze(2)
     assert torch.equal(feature_neighbours(teacher, kept, 1), alone)
     chosen = build("pointdistiller", kept=5, neighbours=1, temperature=1e9)
-    graphs = chosen.student_graph(step.student.features[name], kept, alone), chosen.teacher_graph(teacher, kept, alone)
+    graphs = (
+        chosen.student_graph(step.student.features[name].values, kept, alone),
+        chosen.teacher_graph(teacher, kept, alone),
+    )
     expected = 2 * (graphs[0] - graphs[1]).square().mean()
     torch.testing.assert_close(chosen(step)["pointdistiller"], expected)
     sharp = build("pointdistiller", kept=5, neighbours=1, temperature=0.1)(step)["pointdistiller"]
@@ -481,6 +447,7 @@ def test_the_options_are_those_of_the_constructor():
             parameter = inspect.signature(method).parameters[key]
             assert parameter.default == option.default and type(option.default) is type(parameter.default), (name, key)
     assert default_options() == [
+        "logits+temperature=4.0+sigmoid=off+scaled=on:1",
         "pointdistiller+kept=512+neighbours=32+temperature=1.0+reweight=on+freeze_teacher=off:1",
         "online+target=linear+peer=teacher:1",
     ]
@@ -500,38 +467,40 @@ def test_pointdistiller_gradcheck():
 
 def test_self_added_to_the_base_loss_is_the_published_mixture():
     method, step = build("self"), context()
-    total = multiscale_loss(step.student.flows, step.targets) + method(step)["self"]
-    a, flows = 0.3, step.student.flows
-    taught = gather_levels(flows[0], step.indices)
-    expected = ALPHAS[0] * (flows[0] - step.targets[0]).norm(dim=2).sum(1).mean()
+    total = multiscale_loss(step.student.levels.values, step.truth.values) + method(step)["self"]
+    a, flows = 0.3, step.student.levels.values
+    sites = step.student.levels.sites
+    taught = [level.bring_down(flows[0], sites[0]) for level in sites]
+    expected = ALPHAS[0] * (flows[0] - step.truth.values[0]).norm(dim=2).sum(1).mean()
     for level in (1, 2, 3):
-        to_truth = (flows[level] - step.targets[level]).norm(dim=2).sum(1).mean()
+        to_truth = (flows[level] - step.truth.values[level]).norm(dim=2).sum(1).mean()
         to_finest = (flows[level] - taught[level]).norm(dim=2).sum(1).mean()
         expected = expected + ALPHAS[level] * ((1 - a) * to_truth + a * to_finest)
-    finest = gather_levels(step.student.features["predictor/0"], step.indices)
+    finest = [level.bring_down(step.student.features["predictor/0"].values, sites[0]) for level in sites]
     for level, adapt in zip((1, 2), method.adapters, strict=True):
-        difference = adapt(step.student.features[f"predictor/{level}"]) - finest[level]
+        difference = adapt(step.student.features[f"predictor/{level}"].values) - finest[level]
         expected = expected + 0.03 * difference.square().sum(2).mean()
     torch.testing.assert_close(total, expected)
 
 
 def test_self_with_nothing_to_add_is_the_base_loss():
     step = context()
-    base = multiscale_loss(step.student.flows, step.targets)
+    base = multiscale_loss(step.student.levels.values, step.truth.values)
     assert torch.equal(base + build("self", amount=0.0, feature_weight=0.0)(step)["self"], base)
 
 
 def test_self_does_not_pull_the_finest_level():
     method, step = build("self"), context()
     method(step)["self"].backward()
-    assert step.student.flows[0].grad is None and step.student.features["predictor/0"].grad is None
-    assert all(flow.grad is not None for flow in step.student.flows[1:])
+    assert step.student.levels.values[0].grad is None and step.student.features["predictor/0"].values.grad is None
+    assert all(flow.grad is not None for flow in step.student.levels.values[1:])
 
 
 def test_self_is_zero_when_all_levels_agree():
     step = context()
-    flows = gather_levels(step.student.flows[0], step.indices)
-    assert self_flow_loss(flows, step.indices).item() == 0.0
+    sites = step.student.levels.sites
+    flows = [level.bring_down(step.student.levels.values[0], sites[0]) for level in sites]
+    assert self_flow_loss(Levels(flows, sites, ALPHAS)).item() == 0.0
     assert self_feature_loss(flows[1:], flows[1:]).item() == 0.0
 
 
@@ -545,8 +514,7 @@ def test_self_grows_over_the_first_tenth_of_the_training():
 
 def test_self_gradcheck():
     flows = tuple(normal(2, n, 3, seed=i).requires_grad_() for i, n in enumerate((4, 3, 2, 2)))
-    indices = [None, torch.tensor([[3, 1, 0]] * 2), torch.tensor([[2, 0]] * 2), torch.tensor([[1, 0]] * 2)]
-    finest = flows[0].detach()
-    assert torch.autograd.gradcheck(lambda *f: self_flow_loss((finest, *f), indices), flows[1:])
+    sites, finest = nested_sites((4, 3, 2, 2), 2), flows[0].detach()
+    assert torch.autograd.gradcheck(lambda *f: self_flow_loss(Levels((finest, *f), sites, ALPHAS)), flows[1:])
     taught = [normal(2, 3, 4, seed=7)]
     assert torch.autograd.gradcheck(lambda a: self_feature_loss([a], taught), normal(2, 3, 4).requires_grad_())

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lib.errors import InputError
-from lib.losses import ALPHAS, gather_levels, multiscale_loss
-from lib.losses.distill import DistillationContext, OutputDistillation, Prediction, output_distillation
+from lib.features import Levels, Outputs
+from lib.losses import ALPHAS, gather_levels, multiscale_loss, output_distillation
+from lib.losses.distill import DistillationContext, OutputDistillation
 
 
 def levels(batch: int = 2, sizes: tuple[int, ...] = (8, 4, 3, 2), seed: int = 0, dtype=torch.float32) -> list:
@@ -13,8 +14,16 @@ def levels(batch: int = 2, sizes: tuple[int, ...] = (8, 4, 3, 2), seed: int = 0,
     return [torch.randn(batch, n, 3, generator=generator, dtype=dtype) for n in sizes]
 
 
-def context(student: list, teacher: list | None, targets: list | None) -> DistillationContext:
-    return DistillationContext(Prediction(student), teacher and Prediction(teacher), targets)
+def context(student: list, teacher: list | None, targets: list | None, final_only: bool = False) -> DistillationContext:
+    def of(flows: list) -> Outputs:
+        return Outputs(None, levels=Levels(flows, (), ALPHAS))
+
+    return DistillationContext(
+        student=of(student),
+        teacher=teacher and of(teacher),
+        task_loss=lambda output: {"flow": multiscale_loss(output.levels.values, targets)},
+        distance=lambda s, t: {"flow": output_distillation(s.levels.values, t.levels.values, final_only)},
+    )
 
 
 def test_gather_levels_follows_the_chain():
@@ -107,8 +116,10 @@ def test_output_gradcheck(final_only):
     """The student's flows move, the teacher's do not."""
     student = [flow.requires_grad_() for flow in levels(dtype=torch.float64)]
     teacher, targets = levels(seed=1, dtype=torch.float64), levels(seed=2, dtype=torch.float64)
-    method = OutputDistillation(0.3, final_only)
-    assert torch.autograd.gradcheck(lambda *flows: method(context(flows, teacher, targets))["loss"], student)
+    method = OutputDistillation(0.3)
+    assert torch.autograd.gradcheck(
+        lambda *flows: method(context(flows, teacher, targets, final_only))["loss"], student
+    )
 
 
 @pytest.mark.parametrize("gamma", [1.5, -0.1, float("nan"), float("inf")])
@@ -122,3 +133,36 @@ def test_levels_of_other_sizes_are_refused_unless_only_the_finest_counts():
     with pytest.raises(InputError, match=r"\[8, 4, 3, 2\] points and the teacher's \[8, 5, 3, 2\].*--final-only"):
         output_distillation(student, teacher)
     assert output_distillation(student, teacher, final_only=True) > 0
+
+
+@pytest.mark.parametrize("gamma, names", [(0.0, {"loss_gt", "near", "far"}), (1.0, {"loss_kd", "centre", "size"})])
+def test_parts_are_added_up_and_named_and_what_has_no_weight_is_not_computed(gamma, names):
+    """By hand: parts of 1 and 2 against the truth, 4 and 8 against the teacher."""
+    asked = []
+
+    def parts(**values: float) -> dict[str, torch.Tensor]:
+        asked.append(values)
+        return {name: torch.tensor(value) for name, value in values.items()}
+
+    def losses(gamma: float) -> dict[str, torch.Tensor]:
+        step = DistillationContext(
+            student=Outputs("s"),
+            teacher=Outputs("t"),
+            task_loss=lambda output: parts(near=1.0, far=2.0) if output.prediction == "s" else {},
+            distance=lambda s, t: parts(centre=4.0, size=8.0) if (s.prediction, t.prediction) == ("s", "t") else {},
+        )
+        return {name: value.item() for name, value in OutputDistillation(gamma)(step).items()}
+
+    assert set(losses(gamma)) == {"loss", *names} and len(asked) == 1
+    both = losses(0.25)
+    assert list(both) == ["loss", "loss_gt", "loss_kd", "near", "far", "centre", "size"]
+    assert (both["loss"], both["loss_gt"], both["loss_kd"]) == (0.25 * 12 + 0.75 * 3, 3, 12)
+
+
+def test_two_parts_of_one_name_are_a_mistake_of_the_task():
+    parts = {"box": torch.tensor(1.0), "class": torch.tensor(2.0)}
+    step = DistillationContext(
+        student=Outputs(None), teacher=Outputs(None), task_loss=lambda _: parts, distance=lambda *_: parts
+    )
+    with pytest.raises(ValueError, match="two parts of a loss have the name box, class"):
+        OutputDistillation(0.5)(step)

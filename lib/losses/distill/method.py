@@ -60,7 +60,7 @@ class Setting:
     batch: int
     build_peer: Callable[[str], nn.Module] | None = None
     logits: Mapping[str, int] = field(default_factory=dict)
-    levels: int = 4
+    levels: int = 0
 
 
 class DistillationMethod(nn.Module):

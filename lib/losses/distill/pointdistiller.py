@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.features import Feature
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Option, Setting
 from lib.ops import gather
@@ -13,12 +14,22 @@ NEIGHBOURS = 32  # our choice
 TEMPERATURE = 1.0  # tau of the re-weighting (our choice)
 
 
-def important_points(teacher: Tensor, count: int = KEPT) -> Tensor:
-    """The points with the largest maximum over channels: teacher (B, N, C) -> (B, min(N, count)) int64.
+def point_importance(teacher: Feature) -> Tensor:
+    """How much each position matters to the teacher: (B, N).
+
+    ``Feature.importance`` where the network knows it, such as the number of points in a pillar; else the maximum over
+    channels. Rows of a batch are one cloud.
+    """
+    known = teacher.importance_of_clouds()
+    return teacher.as_clouds().amax(2) if known is None else known.to(teacher.values.dtype)
+
+
+def important_points(importance: Tensor, count: int = KEPT) -> Tensor:
+    """The positions of largest importance: (B, N) -> (B, min(N, count)) int64.
 
     Most important first; equal ones in the order of their indices.
     """
-    return teacher.amax(2).argsort(dim=1, descending=True, stable=True)[:, :count]
+    return importance.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def feature_neighbours(teacher: Tensor, kept: Tensor, count: int = NEIGHBOURS) -> Tensor:
@@ -30,12 +41,12 @@ def feature_neighbours(teacher: Tensor, kept: Tensor, count: int = NEIGHBOURS) -
     return distance.topk(min(count, teacher.shape[1]), dim=2, largest=False).indices
 
 
-def importance_weights(teacher_graph: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """phi: softmax over the kept points of (maximum over channels / temperature), without gradient.
+def importance_weights(importance: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """phi: softmax over the kept points of (importance / temperature), without gradient: (B, n) -> (B, n).
 
-    teacher_graph (B, n, C): the teacher's graph features -> (B, n), rows sum to 1.
+    Rows sum to 1.
     """
-    return torch.softmax(teacher_graph.detach().amax(2) / temperature, dim=1)
+    return torch.softmax(importance.detach() / temperature, dim=1)
 
 
 def graph_loss(student_graph: Tensor, teacher_graph: Tensor, weights: Tensor) -> Tensor:
@@ -66,14 +77,16 @@ class GraphLayer(nn.Module):
 class PointDistiller(DistillationMethod):
     """Graph features of the kept points, by a learned layer for each network, compared under the weights phi.
 
-    kept, neighbours: N and K of the paper. temperature: tau of the weights phi. reweight False gives every kept point
-    the same weight. freeze_teacher True keeps the teacher's graph layer as it was initialised; otherwise it is trained
-    as well, and could lower the loss by giving up detail.
+    Points are kept in each cloud, cells of a map in each image, and rows in the whole batch together.
+    kept, neighbours: N and K of the paper. temperature: tau of the weights phi, which follow the teacher's graph
+    features, or ``Feature.importance`` where the network knows it. reweight False gives every kept point the same
+    weight. freeze_teacher True keeps the teacher's graph layer as it was initialised. Otherwise that layer is trained
+    too, and could lower the loss by giving up detail.
     """
 
     name = "pointdistiller"
     place = "pyramid1/1"
-    layouts = ("points",)
+    layouts = ("points", "rows", "map")
     options = {
         "kept": Option(KEPT),
         "neighbours": Option(NEIGHBOURS),
@@ -100,13 +113,17 @@ class PointDistiller(DistillationMethod):
         self.teacher_graph = GraphLayer(setting.teacher[name].width, width).requires_grad_(not freeze_teacher)
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        student, teacher = (feature.values for feature in context.pair(self.features[0]))
-        kept = important_points(teacher, self.kept)
+        pair = context.pair(self.features[0])
+        student, teacher = (feature.as_clouds() for feature in pair)
+        importance = point_importance(pair[1])
+        kept = important_points(importance, self.kept)
         near = feature_neighbours(teacher, kept, self.neighbours)
         student_graph = self.student_graph(student, kept, near)
         teacher_graph = self.teacher_graph(teacher, kept, near)
-        if self.reweight:
-            weights = importance_weights(teacher_graph, self.temperature)
-        else:
+        if not self.reweight:
             weights = torch.full(kept.shape, 1 / kept.shape[1], dtype=student.dtype, device=student.device)
+        elif pair[1].importance is None:
+            weights = importance_weights(teacher_graph.amax(2), self.temperature)
+        else:
+            weights = importance_weights(importance.gather(1, kept), self.temperature)
         return {"pointdistiller": graph_loss(student_graph, teacher_graph, weights)}

@@ -1,6 +1,7 @@
-"""Relational distillation (RKD, Park et al., CVPR 2019) for points: how points lie to each other in feature space.
+"""Relational distillation (RKD, Park et al., CVPR 2019): how positions lie to each other in feature space.
 
-Anchors, their neighbours in space, the level weights and the flow relation are our adaptation to point clouds.
+The paper compares the samples of a batch. Here the points of a cloud, the cells of a map or the rows of a batch are
+compared. Anchors, their neighbours in space, the level weights and the flow relation are our choices.
 """
 
 import torch
@@ -8,16 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.errors import InputError
+from lib.features import Feature
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Setting, level_of
 from lib.ops import gather, knn
 
-ANCHORS = 256  # points a cloud and level between which distances are compared
+ANCHORS = 256  # positions a cloud and level between which distances are compared
 ANGLE_ANCHORS = 64  # of these, where angles are compared ...
 NEIGHBOURS = 8  # ... between the directions to so many nearest points in space
-LEVEL_WEIGHTS = (0.25, 0.5, 1.0, 1.0)
+LEVEL_WEIGHTS = (0.25, 0.5)  # of levels 0 and 1; 1 for coarser ones and for features without a level
 ANGLE_WEIGHT = 2.0  # of the paper; distances: 1
 FLOW_BETA = 0.05  # metres
+TOO_FEW = "rkd compares positions with their neighbours: every feature needs at least 2 points, rows or cells"
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def flow_relation_loss(student: Tensor, teacher: Tensor, anchors: Tensor, neighb
 
 
 def draw_anchors(xyz: Tensor, count: int = ANCHORS) -> Tensor:
-    """At most ``count`` different points of each cloud (B, N, 3) at random: (B, min(N, count)) int64.
+    """At most ``count`` different points of each cloud (B, N, C) at random: (B, min(N, count)) int64.
 
     From torch's generator on the CPU, on every device.
     """
@@ -83,7 +86,7 @@ def spatial_neighbours(xyz: Tensor, anchors: Tensor, count: int = NEIGHBOURS) ->
     Raises InputError when the cloud has a single point.
     """
     if xyz.shape[1] < 2:
-        raise InputError("rkd compares points with their neighbours: every level needs at least 2 points")
+        raise InputError(TOO_FEW)
     nearest = knn(gather(xyz, anchors), xyz, min(count + 1, xyz.shape[1]))  # (B, A, K + 1)
     # Where the anchor itself stands: rarely not first, behind points that coincide with it. Where all candidates do and
     # it is not among them, argmax of zeros is 0: the first goes, all are equally near.
@@ -92,12 +95,38 @@ def spatial_neighbours(xyz: Tensor, anchors: Tensor, count: int = NEIGHBOURS) ->
     return nearest.gather(2, places + (places >= own))  # (B, A, K)
 
 
+def grid_places(values: Tensor) -> Tensor:
+    """Where the cells of a map (B, C, H, W) lie: (B, H W, 3), as (row, column, 0)."""
+    height, width = values.shape[2:]
+    rows, columns = torch.arange(height), torch.arange(width)
+    grid = torch.cartesian_prod(rows, columns, torch.arange(1))  # (H W, 3)
+    return grid.to(values).expand(len(values), -1, -1)
+
+
+def random_neighbours(anchors: Tensor, corners: int, count: int = NEIGHBOURS) -> Tensor:
+    """For each of the first ``corners`` anchors the ``count`` that follow it in the random order of the anchors.
+
+    anchors (B, M) -> (B, min(M, corners), min(M - 1, count)) int64. Raises InputError for a single anchor.
+    """
+    available = anchors.shape[1]
+    if available < 2:
+        raise InputError(TOO_FEW)
+    first = torch.arange(min(available, corners), device=anchors.device)
+    steps = torch.arange(1, min(available - 1, count) + 1, device=anchors.device)
+    return anchors[:, (first.unsqueeze(1) + steps) % available]  # (B, A, K)
+
+
 class RelationalDistillation(DistillationMethod):
-    """Distances and angles in the features of each level, and the relation of neighbouring flows at the finest."""
+    """Distances and angles in the features of each level, and the relation of neighbouring flows at the finest.
+
+    Points and cells of a map: within each cloud or image; angles are those between the nearest neighbours in space.
+    Rows: within the batch, between rows drawn at random, as in the paper. The flow relation is for tasks that predict
+    level by level, at points with coordinates; for others it is left out.
+    """
 
     name = "rkd"
     place = "pyramid1"
-    layouts = ("points",)
+    layouts = ("points", "rows", "map")
 
     def __init__(self, setting: Setting, place: str = place):
         super().__init__(self.served_at(place, setting))
@@ -105,23 +134,36 @@ class RelationalDistillation(DistillationMethod):
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         distance, angle = [], []
         for name in self.features:
-            level = level_of(name)
-            student, teacher = context.pair(name)
-            places = student.sites.places
-            anchors = draw_anchors(places)
-            corners = anchors[:, :ANGLE_ANCHORS]
-            neighbours = spatial_neighbours(places, corners)
-            weight = LEVEL_WEIGHTS[level]
-            distance.append(weight * distance_loss(gather(student.values, anchors), gather(teacher.values, anchors)))
-            angle.append(weight * angle_loss(student.values, teacher.values, corners, neighbours))
+            pair = context.pair(name)
+            anchors, corners, neighbours = _draw(name, pair[0])
+            student, teacher = (feature.as_clouds() for feature in pair)
+            weight = _level_weight(name)
+            distance.append(weight * distance_loss(gather(student, anchors), gather(teacher, anchors)))
+            angle.append(weight * angle_loss(student, teacher, corners, neighbours))
+        parts = {"rkd_distance": torch.stack(distance).sum(), "rkd_angle": torch.stack(angle).sum()}
+        total = parts["rkd_distance"] + ANGLE_WEIGHT * parts["rkd_angle"]
         levels = context.student.levels
-        anchors = draw_anchors(levels.sites[0].places)
-        neighbours = spatial_neighbours(levels.sites[0].places, anchors)
-        flows = levels.values[0], context.teacher.levels.values[0]
-        parts = {
-            "rkd_distance": torch.stack(distance).sum(),
-            "rkd_angle": torch.stack(angle).sum(),
-            "rkd_flow": flow_relation_loss(*flows, anchors, neighbours),
-        }
-        total = parts["rkd_distance"] + ANGLE_WEIGHT * parts["rkd_angle"] + parts["rkd_flow"]
+        if levels is not None and (places := levels.sites[0].places) is not None:
+            anchors = draw_anchors(places)
+            flows = levels.values[0], context.teacher.levels.values[0]
+            parts["rkd_flow"] = flow_relation_loss(*flows, anchors, spatial_neighbours(places, anchors))
+            total = total + parts["rkd_flow"]
         return {"rkd": total, **parts}
+
+
+def _draw(name: str, feature: Feature) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors (B, M), those where angles are compared (B, A), and their neighbours (B, A, K)."""
+    if feature.layout == "rows":
+        anchors = draw_anchors(feature.as_clouds())
+        return anchors, anchors[:, :ANGLE_ANCHORS], random_neighbours(anchors, ANGLE_ANCHORS)
+    places = grid_places(feature.values) if feature.layout == "map" else feature.sites.places
+    if places is None:
+        raise InputError(f"rkd compares neighbours in space, and the points of the feature {name} have no coordinates")
+    anchors = draw_anchors(places)
+    corners = anchors[:, :ANGLE_ANCHORS]
+    return anchors, corners, spatial_neighbours(places, corners)
+
+
+def _level_weight(name: str) -> float:
+    level = level_of(name)
+    return LEVEL_WEIGHTS[level] if level is not None and level < len(LEVEL_WEIGHTS) else 1.0

@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from lib.errors import InputError
+from lib.losses.distill.attention import AttentionTransfer
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.hint import HintDistillation
+from lib.losses.distill.logits import LogitsDistillation
 from lib.losses.distill.method import DistillationMethod, Setting
 from lib.losses.distill.multiscale import MultiscaleDistillation
 from lib.losses.distill.online import OnlineDistillation
@@ -19,12 +21,16 @@ from lib.losses.distill.pointdistiller import PointDistiller
 from lib.losses.distill.rkd import RelationalDistillation
 from lib.losses.distill.self_distillation import SelfDistillation
 from lib.losses.distill.semckd import SemanticCalibration
+from lib.losses.distill.similarity import SimilarityDistillation
 
 METHODS = {
     "output": OutputDistillation,
+    "logits": LogitsDistillation,
     "hint": HintDistillation,
     "multiscale": MultiscaleDistillation,
     "pkd": PearsonDistillation,
+    "attention": AttentionTransfer,
+    "similarity": SimilarityDistillation,
     "semckd": SemanticCalibration,
     "rkd": RelationalDistillation,
     "pointdistiller": PointDistiller,

@@ -8,14 +8,9 @@ from lib.errors import InputError
 from lib.features import Feature
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.method import DistillationMethod, Setting
+from lib.losses.distill.similarity import sample_similarity
 
 MIN_EMBEDDING = 8  # our choice: a quarter of a batch of 4 would leave a query of one number
-
-
-def similarity(features: Tensor) -> Tensor:
-    """Inner products between the scenes of a batch: (b, N, C) -> (b, b)."""
-    rows = features.flatten(1)  # (b, N C)
-    return rows @ rows.t()
 
 
 def layer_attention(queries: Tensor, keys: Tensor) -> Tensor:
@@ -93,7 +88,7 @@ class SemanticCalibration(DistillationMethod):
         if (size := len(pairs[0][0].values)) != self.batch:
             raise InputError(f"semckd was built for batches of {self.batch} scenes and got {size}")
         queries, keys = (
-            [embed(similarity(pair[whose].by_position())) for embed, pair in zip(embeddings, pairs, strict=True)]
+            [embed(sample_similarity(pair[whose].by_position())) for embed, pair in zip(embeddings, pairs, strict=True)]
             for whose, embeddings in enumerate((self.queries, self.keys))
         )
         errors = [self._errors(i, pairs) for i in range(len(pairs))]
