@@ -30,7 +30,7 @@ SUITES = {
 REPEATS = {"cpu": 5, "cuda": 20}  # a call takes milliseconds on a GPU
 
 EPILOG = """examples:
-  python benchmark.py ops --json results/benchmark/ops.json
+  python benchmark.py ops --json results/scene_flow/benchmark/ops.json
   python benchmark.py model --num-points 2048
 other packages that `ops` compares with where they are installed: pip install pykdtree fpsample torch-cluster
 """

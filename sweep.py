@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lib.cli import Parser, number, run_script
+from lib.cli import run_script
 from lib.errors import InputError
+from lib.flags import Parser, number
 from lib.provenance import PROJECT_ROOT
-from lib.training.run import display_path
+from lib.training.run_folder import display_path
 
 EPILOG = """examples:
   LIST=1 bash experiments/scene_flow/synthetic.sh | python sweep.py --jobs 2
