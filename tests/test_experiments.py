@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ROOT, environment, write_ft3d, write_kitti
 
 from experiments import make_tables
 from lib.losses.distill import parse_distill
+from tests.runs import ROOT, environment, write_ft3d, write_kitti
 
 SCRIPTS = sorted((ROOT / "experiments").glob("*.sh"))
 GAMMAS = ["1", "0.7", "0.5", "0.3", "0.1", "0"]

@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from runs import ROOT, environment
 
 import sweep
 from lib.errors import InputError
+from tests.runs import ROOT, environment
 
 
 def lines(path, *commands):
