@@ -8,6 +8,7 @@ protocol (Gu et al., HPLFlowNet, CVPR 2019); x and z come out negated, which is 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,25 @@ PIECES = (DISPARITY, HIDDEN, CHANGE, FLOW, HIDDEN_LATER)
 
 
 def open_raw(raw: Path) -> RawFrames:
-    """The frames of both splits that have a future frame. Raises InputError naming pieces of the download missing."""
+    """The frames of the splits train and val that have a future frame.
+
+    One split is enough: the other is named in a warning. Raises InputError when a split lacks one of the five archives.
+    """
     base = find_raw(
         raw,
         "FlyingThings3D_subset",
         lambda path: any((path / split).is_dir() for split in SPLITS),
         "the FlyingThings3D subset (folders train and val)",
     )
+    present = [split for split in SPLITS if any((base / split / piece.folder).is_dir() for piece in PIECES)] or SPLITS
+    for split in set(SPLITS) - set(present):
+        warnings.warn(
+            f"{base} holds no frames of {split}: only {present[0]} is prepared; extract the five archives of {split} "
+            f"there to have both",
+            stacklevel=1,
+        )
     names, incomplete = [], 0
-    for split in SPLITS:
+    for split in present:
         ids, lacking = complete_frames(base / split, PIECES, lists=(FLOW, CHANGE, HIDDEN_LATER))
         names += [f"{split}/{frame}" for frame in ids]
         incomplete += lacking
