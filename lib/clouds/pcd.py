@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.clouds.text import body_lines, parse_table
+from lib.clouds.text import body_lines, parse_table, printable
 from lib.errors import InputError
 
 KINDS = {"F": "f", "I": "i", "U": "u"}
@@ -118,12 +118,13 @@ def _fields(path: Path, header: dict[str, list[str]]) -> list[Field]:
     for name, size, kind, count in zip(names, sizes, types, counts, strict=True):
         if kind not in KINDS or size not in map(str, SIZES[kind]) or not count.isdecimal() or int(count) == 0:
             raise InputError(
-                f"{path}: its field {name} has type {kind}, size {size} and count {count}, which PCD does not know"
+                f"{path}: its field {printable([name])} has type {printable([kind])}, size {printable([size])} and "
+                f"count {printable([count])}, which PCD does not know"
             )
         fields.append(Field(name, f"<{KINDS[kind]}{size}", int(count)))
     for name in "xyz":
         if [field.count for field in fields if field.name == name] != [1]:
-            raise InputError(f"{path}: its points have {', '.join(names)}, but x, y and z are needed, once each")
+            raise InputError(f"{path}: its points have {printable(names)}, but x, y and z are needed, once each")
     return fields
 
 

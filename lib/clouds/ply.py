@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.clouds.text import body_lines, parse_table
+from lib.clouds.text import body_lines, parse_table, printable
 from lib.errors import InputError
 
 TYPES = {
@@ -59,7 +59,7 @@ def read_ply(path: Path) -> np.ndarray:
     names = [name for name, _ in vertex.properties]
     kinds = dict(vertex.properties)
     if any(kinds.get(name) is None for name in "xyz"):
-        raise InputError(f"{path}: its vertices have {', '.join(names) or 'no properties'}, but x, y and z are needed")
+        raise InputError(f"{path}: its vertices have {printable(names) or 'no properties'}, but x, y and z are needed")
     if vertex.count == 0:
         raise InputError(f"{path} holds no points")
     before, is_last = elements[:position], position == len(elements) - 1
@@ -133,7 +133,7 @@ def _header(path: Path, content: bytes) -> tuple[str | None, list[Element], int]
     for element in elements:
         names = [name for name, _ in element.properties]
         if len(set(names)) < len(names):
-            raise InputError(f"{path}: its element {element.name} has a property twice")
+            raise InputError(f"{path}: its element {printable([element.name])} has a property twice")
     return order, elements, end.end()
 
 

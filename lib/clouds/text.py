@@ -8,6 +8,7 @@ import numpy as np
 from lib.errors import InputError
 
 COMMENTS = ("#", "//")
+LONGEST_SHOWN = 120  # letters of a file that a message repeats
 SEPARATORS = (";", ",")  # else white space
 
 
@@ -77,6 +78,11 @@ def parse_table(
         if wrong is not None:
             raise InputError(f"{path} line {number}: {_shown(wrong)} is not a number")
     raise InputError(f"{path} is not a table of numbers")
+
+
+def printable(words: Sequence[str]) -> str:
+    """Words of a damaged header for a message of one line: joined by commas, with ? for what no terminal can show."""
+    return "".join(letter if letter.isprintable() else "?" for letter in ", ".join(words))[:LONGEST_SHOWN]
 
 
 def _is_number(word: str) -> bool:

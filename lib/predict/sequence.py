@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.clouds.files import DAMAGED, READERS
+from lib.clouds.files import READERS
 from lib.errors import InputError
-from lib.files import write_atomically
+from lib.files import ARRAY_DAMAGE, write_atomically
 
 SETTINGS = "settings.json"
 
@@ -85,5 +85,5 @@ def is_finished(job: Job, source: np.ndarray) -> bool:
             return np.array_equal(file["source"], source) and file["flow"].shape == source.shape
     except FileNotFoundError:
         return False
-    except DAMAGED:
+    except ARRAY_DAMAGE:
         return False  # damaged after it was written: made anew
