@@ -1,4 +1,10 @@
-"""PLY files: ASCII, binary little endian and binary big endian. The points are the element vertex."""
+"""PLY files: ASCII, binary little endian and binary big endian. The points are the element vertex.
+
+Read by our own code, because the packages fail where it matters (tests/scene_flow/test_predict.py shows the cases).
+plyfile 1.1.5 drops points in silence when the header promises fewer than there are. It refuses an ASCII file with an
+empty line, takes nine times as long for ASCII, and stands under the GPL. trimesh 5.2.0 gives fewer points than the
+header promises without a word. It refuses a binary file with an element before the vertices.
+"""
 
 import re
 from pathlib import Path
