@@ -31,10 +31,10 @@ ARRAY_DAMAGE = (
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file at once: whatever happens, it holds the old content or the new, never a part.
+    """Replaces a file at one moment: before it the old content is there, after it the new, and never a part.
 
-    What is no file (a pipe, /dev/null) is written to, not replaced.
-    Raises InputError when the system refuses (full disk, no permission ...); the old file is then untouched.
+    A pipe or a device such as /dev/null is written to, not replaced. Raises InputError when the system refuses (full
+    disk, no permission ...); the old file is then untouched.
     """
     temporary = path.with_name(path.name + ".tmp")  # same folder, so same file system: os.replace is atomic there
     try:
@@ -56,7 +56,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the system put the folder's entries on the disk: a renamed file is only then safe."""
+    """Puts the entries of a folder on the disk. Only then does a renamed file survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""Point clouds in the files people have: one reader for each format, and the writer of a predicted flow.
+"""Files of point clouds: a reader for each format, and the writer of a predicted flow.
 
-Every reader gives the points as (N, 3), float32 or float64, and raises InputError that names the file and what is
-wrong with it. Columns and properties besides x, y and z are not used. Nothing is ever unpickled.
+Every reader returns the points as (N, 3), float32 or float64. For an unfit file it raises an InputError that names the
+file and says what is wrong. Only x, y and z are used. Nothing is ever unpickled.
 """
 
 import io

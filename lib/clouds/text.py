@@ -13,10 +13,11 @@ SEPARATORS = (";", ",")  # else white space
 
 
 def read_text(path: Path) -> np.ndarray:
-    """A table as (N, 3) float64: columns x, y, z of a first line that names them, else the first three.
+    """A table of numbers as (N, 3) float64.
 
-    Columns are separated by white space, commas or semicolons; empty lines and lines that begin with # or // are left
-    out. Raises InputError that names the line.
+    If the first line names columns x, y and z, these are taken, else the first three columns. Columns are separated by
+    white space, commas or semicolons. Empty lines and lines that begin with # or // are left out. Raises an InputError
+    that names the line.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()

@@ -2,8 +2,8 @@
 
 `<raw>/{train,val}/` holds disparity/left/<id>.pfm, disparity_occlusions/left/<id>.png,
 disparity_change/left/into_future/<id>.pfm, flow/left/into_future/<id>.flo and
-flow_occlusions/left/into_future/<id>.png, 960 x 540 px. The formulas are those of the field's "without occlusion"
-protocol (Gu et al., HPLFlowNet, CVPR 2019); x and z come out negated, which is how the processed files store them.
+flow_occlusions/left/into_future/<id>.png, 960 x 540 px. The formulas are those of the "without occlusion" protocol
+(Gu et al., HPLFlowNet, CVPR 2019). They give x and z negated, and so the processed files store them.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ def open_raw(raw: Path) -> RawFrames:
 
 
 def convert(base: Path, name: str) -> Clouds:
-    """The clouds of one frame "<split>/<id>": pixels visible in both cameras and both frames, nearer than 35 m in both.
+    """The clouds of one frame "<split>/<id>".
 
-    Pixels without a depth (a disparity that is not negative, in either frame) are left out too. Raises InputError for
-    files that are damaged or of another size, and when no pixel is left.
+    A pixel becomes a point if it is visible in both cameras and both frames, has a depth (a negative disparity) in both
+    frames, and is nearer than 35 m in both. Raises InputError for files that are damaged or of another size, and when
+    no pixel is left.
     """
     split, frame = name.split("/")
 

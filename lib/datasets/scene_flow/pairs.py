@@ -17,7 +17,7 @@ from lib.datasets.scene_flow import transforms
 from lib.datasets.scene_flow.scene import SceneSource
 from lib.errors import InputError
 
-# First word of the generators' seeds, so that no evaluation draw ever shares a stream with a training draw.
+# The first number of each generator's seed. It keeps the draws of evaluation apart from those of training.
 EVALUATION_STREAM = 1
 TRAINING_STREAM = 2
 
