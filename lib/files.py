@@ -1,16 +1,40 @@
-"""Writing files so that a kill or a full disk loses nothing."""
+"""Files: writing them so that a kill or a full disk loses nothing, and reading arrays of numpy that may be damaged."""
 
 import os
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
+
+import numpy as np
 
 from lib.errors import InputError
 
+# What numpy raises on a damaged .npy or .npz file. An InputError is a ValueError too: where one may arise, let it pass
+# first. NotImplementedError and "encrypted" are RuntimeErrors of zipfile; TokenError and SyntaxError come from numpy's
+# attempt to read a header of Python 2.
+ARRAY_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file at once: whatever happens, it holds the old content or the new, never a part.
+    """Replaces a file at one moment: before it the old content is there, after it the new, and never a part.
 
-    What is no file (a pipe, /dev/null) is written to, not replaced.
-    Raises InputError when the system refuses (full disk, no permission ...); the old file is then untouched.
+    A pipe or a device such as /dev/null is written to, not replaced. Raises InputError when the system refuses (full
+    disk, no permission ...); the old file is then untouched.
     """
     temporary = path.with_name(path.name + ".tmp")  # same folder, so same file system: os.replace is atomic there
     try:
@@ -32,9 +56,44 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the system put the folder's entries on the disk: a renamed file is only then safe."""
+    """Puts the entries of a folder on the disk. Only then does a renamed file survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """A .npy file as (n, 3) float32, read only after its header and the file's length were checked.
+
+    Raises InputError for a damaged or pickled file and another shape or type.
+    """
+    with open(path, "rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+                version
+            ]
+            shape, _, dtype = read_header(file)
+        except ARRAY_DAMAGE as error:
+            raise InputError(
+                f"{path} is not a complete .npy file; save it again with numpy.save as float32 of shape (n, 3)"
+            ) from error
+        if dtype.hasobject:
+            raise InputError(f"{path} holds pickled objects, which are never loaded; save it again as float32")
+        if dtype not in (np.float32, np.float64):
+            raise InputError(f"{path} has dtype {dtype}; save it again as float32")
+        if len(shape) != 2 or shape[1] != 3:
+            raise InputError(f"{path} has shape {shape}; it must be (n, 3)")
+        expected = shape[0] * 3 * dtype.itemsize
+        present = path.stat().st_size - file.tell()
+        if present != expected:
+            raise InputError(
+                f"{path} is damaged: its header promises {expected} bytes of coordinates, "
+                f"the file has {present}; copy or prepare it again"
+            )
+        file.seek(0)
+        cloud = np.lib.format.read_array(file, allow_pickle=False)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which the caller reports
+        return np.ascontiguousarray(cloud, dtype=np.float32)

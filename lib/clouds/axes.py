@@ -1,6 +1,7 @@
-"""Axes and units of clouds from outside: into the frame of this project and back, and what looks wrong with a pair.
+"""Axes and units of users' clouds: turning them into this project's frame and back, and checks of a pair.
 
-The networks know one frame: x left, y up, z forward (the depth), in metres, points in front of the camera.
+The networks know one frame only: x left, y up, z forward (the depth). It is in metres, with all points in front of the
+camera.
 """
 
 import itertools
@@ -18,11 +19,13 @@ AXES = {
     "velodyne": ("x forward, y left, z up", np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])),
 }
 
-METRES = (1.0, 200.0)  # median distance of the points from the sensor
-BEHIND = 0.05  # share of points behind the camera from which it is said
-SCALE_LIMIT = 4.0  # a pair's clouds differ by less than this in size
-MISFIT, FIT = 0.5, 0.15  # in sizes of the source: clouds as they are, and with their axes exchanged
-APART = 2.0  # in sizes of the source
+METRES = (1.0, 200.0)  # m; a median distance from the sensor outside this range is warned about
+BEHIND = 0.05  # a larger share of points behind the camera is warned about
+SCALE_LIMIT = 4.0  # the larger cloud of a pair is less than so many times as large as the smaller
+# Differences of the quantiles, in sizes of the source. From MISFIT on, other orders and signs of the axes are tried;
+# one that comes below FIT is named as the mistake.
+MISFIT, FIT = 0.5, 0.15
+APART = 2.0  # sizes of the source; centres farther apart than this are warned about
 
 
 def to_project(cloud: np.ndarray, axes: str) -> np.ndarray:
@@ -38,7 +41,8 @@ def from_project(vectors: np.ndarray, axes: str) -> np.ndarray:
 def check_pair(source: np.ndarray, target: np.ndarray) -> None:
     """Raises InputError when two clouds (N, 3), (M, 3) cannot be of one scene: other units, or other axes.
 
-    Compared are their size (root mean square distance from the mean, m) and the 5, 50 and 95 % quantiles of each axis.
+    Units are compared by the size of each cloud: the root mean square distance from its mean, m. Axes are compared by
+    the 5, 50 and 95 % quantiles along each.
     """
     size, other = _size(source), _size(target)
     if size == 0.0 or other == 0.0:

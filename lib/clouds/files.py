@@ -1,28 +1,23 @@
-"""Point clouds in the files people have: one reader for each format, and the writer of a predicted flow.
+"""Files of point clouds: a reader for each format, and the writer of a predicted flow.
 
-Every reader gives the points as (N, 3), float32 or float64, and raises InputError that names the file and what is
-wrong with it. Columns and properties besides x, y and z are not used. Nothing is ever unpickled.
+Every reader returns the points as (N, 3), float32 or float64. For an unfit file it raises an InputError that names the
+file and says what is wrong. Only x, y and z are used. Nothing is ever unpickled.
 """
 
 import io
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import laspy
-import lazrs
 import numpy as np
 
+from lib.clouds.las import read_las
 from lib.clouds.pcd import read_pcd
 from lib.clouds.ply import flow_ply, read_ply
-from lib.clouds.text import read_text
-from lib.datasets.scene_flow.processed import read_npy
+from lib.clouds.text import printable, read_text
 from lib.errors import InputError
+from lib.files import ARRAY_DAMAGE, read_npy
 
 NPZ_NAMES = ("xyz", "points")  # taken when a .npz holds several arrays
-# what numpy raises for a .npz that is none (InputError is a ValueError: let it pass first)
-DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, AttributeError, MemoryError)
 BIN_ROW = 16  # bytes: x y z intensity, float32
 
 
@@ -73,7 +68,7 @@ def read_flow(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except DAMAGED:
+    except ARRAY_DAMAGE:
         raise InputError(f"{path} is damaged or no .npz file of plain arrays: run predict.py again") from None
     for name, array in (("source", source), ("flow", flow)):
         if array.dtype not in (np.float32, np.float64) or array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
@@ -107,13 +102,13 @@ def _read_npz(path: Path) -> np.ndarray:
             chosen = names if len(names) == 1 else [name for name in NPZ_NAMES if name in names][:1]
             if not chosen:
                 raise InputError(
-                    f"{path} holds {len(names)} arrays ({', '.join(names[:5])}): keep one, or name the "
+                    f"{path} holds {len(names)} arrays ({printable(names[:5])}): keep one, or name the "
                     f"points {' or '.join(NPZ_NAMES)}"
                 )
             cloud = file[chosen[0]]
     except InputError:
         raise
-    except DAMAGED:
+    except ARRAY_DAMAGE:
         raise InputError(f"{path} is damaged or no .npz file of plain arrays: save it again with numpy.savez") from None
     if cloud.dtype not in (np.float32, np.float64) or cloud.ndim != 2 or cloud.shape[1] != 3:
         raise InputError(
@@ -132,18 +127,6 @@ def _read_bin(path: Path) -> np.ndarray:
             f"x y z intensity for each point"
         )
     return np.frombuffer(content, "<f4").reshape(-1, 4)[:, :3].astype(np.float32)  # (N, 4) -> (N, 3)
-
-
-def _read_las(path: Path) -> np.ndarray:
-    try:
-        with laspy.open(path) as file:
-            promised = file.header.point_count
-            cloud = file.read().xyz
-    except (laspy.errors.LaspyException, lazrs.LazrsError, ValueError, EOFError, MemoryError, RuntimeError):
-        raise InputError(f"{path} is damaged or no LAS file: copy or export it again") from None
-    if len(cloud) != promised:
-        raise InputError(f"{path} is damaged: its header promises {promised} points, the file has {len(cloud)}")
-    return np.asarray(cloud, dtype=np.float64)
 
 
 def _npz(source: np.ndarray, flow: np.ndarray, **more: np.ndarray) -> bytes:
@@ -167,7 +150,7 @@ READERS: dict[str, Callable[[Path], np.ndarray]] = {
     ".txt": read_text,
     ".csv": read_text,
     ".xyz": read_text,
-    ".las": _read_las,
-    ".laz": _read_las,
+    ".las": read_las,
+    ".laz": read_las,
 }
 WRITERS: dict[str, Callable[[np.ndarray, np.ndarray], bytes]] = {".npz": _npz, ".npy": _npy, ".ply": flow_ply}

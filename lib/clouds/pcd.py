@@ -1,4 +1,8 @@
-"""PCD files (Point Cloud Library, version 0.7): ASCII, binary and LZF-compressed. The viewpoint is not applied."""
+"""PCD files (Point Cloud Library, version 0.7): ASCII, binary and LZF-compressed. The viewpoint is not applied.
+
+Read by our own code, because pypcd4 1.5.1 fails where it matters (tests/scene_flow/test_predict.py shows both cases).
+It reads a file cut short between two points without a word. It refuses a header without COUNT, which means once each.
+"""
 
 import struct
 from pathlib import Path
@@ -6,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.clouds.text import body_lines, parse_table
+from lib.clouds.text import body_lines, parse_table, printable
 from lib.errors import InputError
 
 KINDS = {"F": "f", "I": "i", "U": "u"}
@@ -53,11 +57,12 @@ def read_pcd(path: Path) -> np.ndarray:
 
 
 def decompress_lzf(data: bytes, size: int) -> bytes:
-    """The `size` bytes that LZF packed into data. Raises ValueError when the data do not give exactly these.
+    """Unpacks LZF: data -> `size` bytes. Raises ValueError when the data give more or fewer, or make no sense.
 
-    A control byte below 32 is followed by that many literal bytes and one more. Any other says that bytes are to be
-    repeated: its upper 3 bits are their number less 2 (7: the next byte is added), its lower 5 bits and the next byte
-    how far back they are, less 1.
+    The data are a row of runs, each begun by a control byte c.
+    c < 32: the next c + 1 bytes are copied as they are.
+    c >= 32: bytes that were written before are repeated. How many: (c >> 5) + 2; when c >> 5 is 7, the next byte is
+    added. From how far back: the lower 5 bits of c, then 8 bits of the next byte, plus 1.
     """
     out, at = bytearray(), 0
     try:
@@ -118,12 +123,13 @@ def _fields(path: Path, header: dict[str, list[str]]) -> list[Field]:
     for name, size, kind, count in zip(names, sizes, types, counts, strict=True):
         if kind not in KINDS or size not in map(str, SIZES[kind]) or not count.isdecimal() or int(count) == 0:
             raise InputError(
-                f"{path}: its field {name} has type {kind}, size {size} and count {count}, which PCD does not know"
+                f"{path}: its field {printable([name])} has type {printable([kind])}, size {printable([size])} and "
+                f"count {printable([count])}, which PCD does not know"
             )
         fields.append(Field(name, f"<{KINDS[kind]}{size}", int(count)))
     for name in "xyz":
         if [field.count for field in fields if field.name == name] != [1]:
-            raise InputError(f"{path}: its points have {', '.join(names)}, but x, y and z are needed, once each")
+            raise InputError(f"{path}: its points have {printable(names)}, but x, y and z are needed, once each")
     return fields
 
 

@@ -8,14 +8,16 @@ import numpy as np
 from lib.errors import InputError
 
 COMMENTS = ("#", "//")
+LONGEST_SHOWN = 120  # letters of a file that a message repeats
 SEPARATORS = (";", ",")  # else white space
 
 
 def read_text(path: Path) -> np.ndarray:
-    """A table as (N, 3) float64: columns x, y, z of a first line that names them, else the first three.
+    """A table of numbers as (N, 3) float64.
 
-    Columns are separated by white space, commas or semicolons; empty lines and lines that begin with # or // are left
-    out. Raises InputError that names the line.
+    If the first line names columns x, y and z, these are taken, else the first three columns. Columns are separated by
+    white space, commas or semicolons. Empty lines and lines that begin with # or // are left out. Raises an InputError
+    that names the line.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
@@ -77,6 +79,11 @@ def parse_table(
         if wrong is not None:
             raise InputError(f"{path} line {number}: {_shown(wrong)} is not a number")
     raise InputError(f"{path} is not a table of numbers")
+
+
+def printable(words: Sequence[str]) -> str:
+    """Words of a damaged header for a message of one line: joined by commas, with ? for what no terminal can show."""
+    return "".join(letter if letter.isprintable() else "?" for letter in ", ".join(words))[:LONGEST_SHOWN]
 
 
 def _is_number(word: str) -> bool:

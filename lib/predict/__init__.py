@@ -1,1 +1,1 @@
-"""The flow of clouds without ground truth: one pair, a folder of frames, and the motion of the sensor."""
+"""Prediction on clouds without ground truth: one pair, a folder of frames, and the rigid motion of a scene."""

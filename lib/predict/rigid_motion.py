@@ -1,4 +1,4 @@
-"""The rigid motion that most points of a scene share: of the world as a moving sensor sees it, say."""
+"""The rigid motion that most points of a scene share. A moving sensor sees the still world move so."""
 
 from typing import NamedTuple
 
@@ -7,17 +7,17 @@ from scipy.spatial.transform import Rotation
 
 from lib.errors import InputError
 
-FOLLOWS = 0.1  # m: a point follows the motion when it ends nearer than this to where the motion takes it
-STARTS, START_POINTS = 50, 2000  # starts from 3 points, and so many points to judge them by
+FOLLOWS = 0.1  # m; a point follows the motion if its flow ends nearer than this to where the motion takes it
+STARTS, START_POINTS = 50, 2000  # so many starts, each from 3 points; so many points to compare them on
 MAX_ITERATIONS = 100
-LINE = 1e-6  # extent across a line, as a share of that along it, below which points say nothing of a turn about it
+LINE = 1e-6  # points lie on a line if they extend less than this share of its length across it
 
 
 class RigidMotion(NamedTuple):
     """p -> rotation p + translation, and which points move so.
 
-    rotation (3, 3) and translation (3,), float64, metres; distances (N,) float64, metres: of each moved point from
-    where its flow takes it.
+    rotation (3, 3) and translation (3,), float64, metres. distances (N,) float64, metres: from where the motion takes
+    each point to where its flow takes it.
     """
 
     rotation: np.ndarray
@@ -45,11 +45,12 @@ def fit_rigid_motion(source: np.ndarray, flow: np.ndarray) -> RigidMotion:
 
         sum over i in H of | R p_i + t - (p_i + f_i) |^2
 
-    source p and flow f (N, 3), metres, N >= 3. Least trimmed squares (Rousseeuw 1984): up to about half of the points
-    may move on their own. Found by FAST-LTS (Rousseeuw & Van Driessen 2006): concentration steps (fit the half, take
-    the half that this fits best; each lowers the sum) on a part of the points from many starts, then on all points from
-    the best until the half stays the same. A fit is Kabsch's, of the centred points. It draws by a fixed seed.
-    Raises InputError when there are fewer than 3 points, or the half lies on a line: then R is not determined.
+    source p and flow f (N, 3), metres, N >= 3. This is least trimmed squares (Rousseeuw 1984): almost half of the
+    points may move in any other way. The algorithm is FAST-LTS (Rousseeuw & Van Driessen 2006). Its step: fit a motion
+    to the current half, then take the half that this motion fits best; no step raises the sum. Steps are made from many
+    random starts on a part of the points, then from the best of them on all points, until the half stays the same.
+    A motion is fitted by Kabsch's method. The seed of the starts is fixed.
+    Raises InputError for fewer than 3 points, and when the half lies on a line: then R is not determined.
     """
     if len(source) < 3:
         raise InputError(f"a rigid motion needs at least 3 points, not {len(source)}")
@@ -73,7 +74,7 @@ Motion = tuple[np.ndarray, np.ndarray]  # rotation (3, 3), translation (3,)
 
 
 def _start(before: np.ndarray, after: np.ndarray) -> Motion:
-    """The best of many motions, each two steps on from the fit to three points, or to all; judged on some points."""
+    """The best of many motions, on a part of the points. Each comes by two steps from all points or from three."""
     generator = np.random.default_rng(0)
     if len(before) > START_POINTS:
         some = generator.choice(len(before), START_POINTS, replace=False)

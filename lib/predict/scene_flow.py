@@ -14,7 +14,7 @@ from models.scene_flow.levels import Interpolation
 
 
 class Prediction(NamedTuple):
-    """flow (N, 3) float32, metres, one vector for each source point; seconds it took, with the device synchronised."""
+    """flow (N, 3) float32, metres: one vector for each source point. seconds: the time the network took."""
 
     flow: np.ndarray
     seconds: float
@@ -31,10 +31,10 @@ def predict_flow(
 ) -> Prediction:
     """The flow of every source point.
 
-    source (N, 3), target (M, 3): float32, metres, the project's frame. num_points: so many are drawn from each cloud
-    that has more (always the same ones), and the flow of the others is interpolated from the 3 nearest drawn points by
-    inverse distance; None: the clouds as they are. amp "bf16" runs the network under autocast. Raises InputError when
-    a cloud is too small for the network.
+    source (N, 3), target (M, 3): float32, metres, the project's frame. num_points: from a cloud with more points, so
+    many are drawn, always the same ones. Every other source point gets its flow from the 3 nearest drawn points,
+    weighted by inverse distance. None: the clouds as they are. amp "bf16" runs the network under autocast. Raises
+    InputError when a cloud is too small for the network.
     """
     everything = torch.from_numpy(source)[None].to(device)  # (1, N, 3)
     xyz1, xyz2 = (torch.from_numpy(_draw(cloud, num_points))[None].to(device) for cloud in (source, target))

@@ -1,4 +1,4 @@
-"""A folder of frames as consecutive pairs, and a folder of flows that a stopped run finds again."""
+"""The pairs of a folder of frames, and the folder of their flows, from which a stopped run goes on."""
 
 import itertools
 import json
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.clouds.files import DAMAGED, READERS
+from lib.clouds.files import READERS
 from lib.errors import InputError
-from lib.files import write_atomically
+from lib.files import ARRAY_DAMAGE, write_atomically
 
 SETTINGS = "settings.json"
 
@@ -26,10 +26,10 @@ class Job(NamedTuple):
 
 
 def consecutive_pairs(folder: Path, out: Path) -> list[Job]:
-    """Every frame of a folder with the one after it, sorted by name: out/<name of the first>.npz.
+    """The pairs of a folder: each frame, in the order of the names, with the next. The flow goes to out/<frame>.npz.
 
-    Frames are the files that have the ending of a cloud; hidden ones are none. Raises InputError when there are fewer
-    than two, when they have different endings, or when the flows would lie among them.
+    A frame is a file with the ending of a cloud; hidden files are left out. Raises InputError when there are fewer than
+    two frames, when they have different endings, or when `out` is the folder of the frames.
     """
     if not folder.is_dir():
         raise InputError(f"--batch {folder}: no such folder")
@@ -77,7 +77,7 @@ def note_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def is_finished(job: Job, source: np.ndarray) -> bool:
-    """Whether the flow file is there, whole, of this very source (N, 3), and not older than the target's file."""
+    """Whether the flow file is whole, holds this source (N, 3), and is not older than the target's file."""
     try:
         if job.out.stat().st_mtime_ns < job.target.stat().st_mtime_ns:
             return False
@@ -85,5 +85,5 @@ def is_finished(job: Job, source: np.ndarray) -> bool:
             return np.array_equal(file["source"], source) and file["flow"].shape == source.shape
     except FileNotFoundError:
         return False
-    except DAMAGED:
+    except ARRAY_DAMAGE:
         return False  # damaged after it was written: made anew

@@ -1,13 +1,16 @@
 """From scenes to samples: depth filter, ground, draws, augmentation, batches."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from lib.camera import FLYINGTHINGS3D_CAMERA
-from lib.datasets.scene_flow import FlowPairs, Scene, collate
+from lib.datasets.scene_flow import FlowPairs, Scene, collate, pairs
 from lib.datasets.scene_flow.transforms import augment, draw, drop_ground, within_depth
 from lib.errors import InputError
+from tests.runs import run, write_ft3d
 
 
 class Scenes:
@@ -70,6 +73,51 @@ def test_fewer_rows_than_points_are_drawn_with_replacement():
     pair = FlowPairs(Scenes((pc1, pc2)), 64)[0]
     assert pair.xyz1.shape == pair.xyz2.shape == (64, 3)
     assert set(rows_of(pair.xyz1, pc1)) <= set(range(30))
+
+
+@pytest.fixture
+def new_run():
+    """As in a process that has warned of nothing yet."""
+    pairs._right_to_warn.cache_clear()
+
+
+FEW = (
+    "scene {} has {} points within 35 m, fewer than the {} that are drawn: points of this scene, and of any other that "
+    "has too few, are drawn more than once; a smaller --num-points avoids that"
+)
+
+
+def test_the_first_scene_of_too_few_points_is_named_once(new_run):
+    scenes = Scenes(clouds(64), clouds(63, 1), clouds(40, 2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        FlowPairs(scenes, 64)[0]
+        FlowPairs(scenes, None)[1]
+        assert not caught
+        training, validation = FlowPairs(scenes, 64), FlowPairs(scenes, 50)
+        for drawn in (training[0], training[0, 1], training[2], validation[2]):
+            assert len(drawn.xyz1) in (64, 50)
+    assert [str(warning.message) for warning in caught] == [FEW.format("scene 1", 63, 64)]
+
+
+def test_the_warning_does_not_change_the_draw(new_run):
+    pair = FlowPairs(Scenes(clouds(30)), 64)
+    with pytest.warns(UserWarning, match="^scene scene 0 has 30 points"):
+        first = pair[0]
+    assert same(first, pair[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_warns_once_of_too_few_points(tmp_path, workers):
+    """The processes that read ahead meet eight such scenes; the user sees one line."""
+    root = write_ft3d(tmp_path, train=2, test=8)
+    flags = ["--dataset", "ft3d", "--data-root", root, "--num-points", 999, "--device", "cpu", "--workers", workers]
+    done = run("evaluate.py", "--baseline", "zero", *flags)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "fewer than" in line]
+    assert len(lines) == 1, done.stderr
+    name = lines[0].split()[2]
+    assert name.startswith("ft3d/val/000000") and lines[0] == "warning: " + FEW.format(name, 200, 999)
 
 
 @pytest.mark.parametrize("rows,count,distinct", [(50, 50, 50), (50, 20, 20)])

@@ -13,6 +13,7 @@ import predict
 from lib.clouds.axes import AXES, from_project, to_project
 from lib.clouds.files import READERS, encode_flow, read_cloud
 from lib.clouds.pcd import decompress_lzf
+from lib.errors import InputError
 from tests.runs import run, save_teacher
 
 POINTS = 300
@@ -153,6 +154,51 @@ def test_lzf_of_repeated_data(tmp_path):
     assert (tmp_path / "a.pcd").stat().st_size < 0.05 * points.nbytes
     assert np.array_equal(read_cloud(tmp_path / "a.pcd"), points)
     assert decompress_lzf(bytes([1, 65, 66, 0xE0, 3, 1]), 14) == b"AB" * 7  # 2 literals, then 12 bytes from 2 back
+
+
+# ---- why PLY and PCD are read by our own code: what the packages do that we need otherwise ----
+
+ASCII_PLY = "ply\nformat ascii 1.0\nelement vertex 2\n" + "".join(f"property float {name}\n" for name in "xyz")
+
+
+def test_plyfile_overlooks_points_and_stops_at_an_empty_line(tmp_path):
+    plyfile = pytest.importorskip("plyfile", reason="plyfile is not installed: pip install -r requirements.txt")
+    path = tmp_path / "a.ply"
+    WRITERS["trimesh.ply"](path, cloud())
+    path.write_bytes(path.read_bytes().replace(b"element vertex 300", b"element vertex 299"))
+    assert len(plyfile.PlyData.read(path)["vertex"].data) == 299  # the last point is lost without a word
+    with pytest.raises(InputError, match="is damaged: its header promises 299 points"):
+        read_cloud(path)
+    path.write_text(ASCII_PLY + "end_header\n1 2 3\n\n4 5 6\n")
+    with pytest.raises(plyfile.PlyElementParseError):
+        plyfile.PlyData.read(path)
+    assert np.array_equal(read_cloud(path), [[1, 2, 3], [4, 5, 6]])
+
+
+def test_trimesh_overlooks_missing_points_and_refuses_elements_before_them(tmp_path):
+    path = tmp_path / "a.ply"
+    path.write_text(ASCII_PLY + "end_header\n1 2 3\n")
+    assert len(trimesh.load(path).vertices) == 1  # of the two that the header promises
+    with pytest.raises(InputError, match="is damaged: its header promises 2 points"):
+        read_cloud(path)
+    WRITERS["little.ply"](path, cloud())
+    with pytest.raises(ValueError, match="unexpected length"):
+        trimesh.load(path)
+    assert np.array_equal(read_cloud(path), cloud())
+
+
+def test_pypcd4_overlooks_missing_points_and_needs_a_count(tmp_path):
+    path = tmp_path / "a.pcd"
+    WRITERS["binary.pcd"](path, cloud())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -2 * 16])  # two points of x, y, z and intensity
+    assert pypcd4.PointCloud.from_path(path).points == 300 and len(pypcd4.PointCloud.from_path(path).pc_data) == 298
+    with pytest.raises(InputError, match="is damaged: its header promises 300 points"):
+        read_cloud(path)
+    path.write_bytes(whole.replace(b"COUNT 1 1 1 1\n", b""))  # which means once each
+    with pytest.raises(ValueError, match="count"):
+        pypcd4.PointCloud.from_path(path)
+    assert np.array_equal(read_cloud(path), cloud())
 
 
 # ---- writers ----

@@ -96,10 +96,28 @@ def test_missing_ft3d_archive(raw, tmp_path, capsys, piece):
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_split(raw, tmp_path, capsys):
-    shutil.rmtree(raw / "ft3d/val")
+@pytest.mark.parametrize("split, other", [("train", "val"), ("val", "train")])
+@pytest.mark.parametrize("empty", [False, True])
+def test_one_split_is_enough(raw, tmp_path, capsys, split, other, empty):
+    shutil.rmtree(raw / "ft3d" / other)
+    if empty:
+        (raw / "ft3d" / other).mkdir()
+    with pytest.warns(UserWarning) as caught:
+        assert prepare_data.main(["ft3d", str(raw / "ft3d"), str(tmp_path / "out")]) == 0
+    assert [str(warning.message) for warning in caught] == [
+        f"{raw / 'ft3d'} holds no frames of {other}: only {split} is prepared; extract the five archives of {other} "
+        "there to have both"
+    ]
+    out = tmp_path / "out/FlyingThings3D_subset_processed_35m"
+    assert [str(path.relative_to(out)) for path in out.glob("*/*")] == [f"{split}/0000000"]
+    assert "prepared  1 frames\nskipped   0 finished before, 0 with pieces missing" in capsys.readouterr().out
+
+
+def test_no_split(raw, tmp_path, capsys):
+    shutil.rmtree(raw / "ft3d")
+    (raw / "ft3d/val").mkdir(parents=True)
     text = message(capsys, "ft3d", raw / "ft3d", tmp_path / "out")
-    assert text.startswith(f"{raw / 'ft3d/val'} lacks disparity/left (from FlyingThings3D_subset_disparity.tar.bz2), ")
+    assert text.startswith(f"{raw / 'ft3d/train'} lacks disparity/left (from FlyingThings3D_subset_disparity.tar.bz2),")
     assert text.count("FlyingThings3D_subset_") == 5
 
 

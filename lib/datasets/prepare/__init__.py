@@ -1,1 +1,1 @@
-"""From raw downloads and procedural scenes to the processed layout."""
+"""Preparation: raw downloads and procedural scenes are written in the processed layout."""

@@ -1,4 +1,4 @@
-"""Writing prepared frames: each one whole or not at all, several at a time, and never twice."""
+"""Writing prepared frames: several at a time, each one whole or not at all, and finished ones not again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from lib.files import sync_folder
 
 
 class Outcome(NamedTuple):
-    """What became of a frame: points (rows of each cloud), whether it was finished before, or why it was left out."""
+    """What became of a frame.
+
+    points: rows of each of its clouds. finished_before: an earlier run had written it. unfit: why it was left out.
+    """
 
     name: str
     points: int = 0
@@ -30,8 +33,8 @@ class Outcome(NamedTuple):
 def prepare(frames: RawFrames, out: Path, workers: int) -> Iterator[Outcome]:
     """Writes the frames into out/<folder>/<name>/{pc1,pc2}.npy, `workers` at a time. Yields outcomes in order.
 
-    A frame that is there and passes the reader's check is left as it is; one that does not pass is written again. A
-    frame whose raw files are unfit is left out, and its outcome says why. Raises InputError when writing fails.
+    A frame that is already there is checked by the reader. If it passes it is left as it is, else it is written again.
+    A frame whose raw files are unfit is left out, and its outcome says why. Raises InputError when writing fails.
     """
     base = out / frames.folder
 

@@ -2,12 +2,13 @@
 
 `<raw>/{train,val}/` holds disparity/left/<id>.pfm, disparity_occlusions/left/<id>.png,
 disparity_change/left/into_future/<id>.pfm, flow/left/into_future/<id>.flo and
-flow_occlusions/left/into_future/<id>.png, 960 x 540 px. The formulas are those of the field's "without occlusion"
-protocol (Gu et al., HPLFlowNet, CVPR 2019); x and z come out negated, which is how the processed files store them.
+flow_occlusions/left/into_future/<id>.png, 960 x 540 px. The formulas are those of the "without occlusion" protocol
+(Gu et al., HPLFlowNet, CVPR 2019). They give x and z negated, and so the processed files store them.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,25 @@ PIECES = (DISPARITY, HIDDEN, CHANGE, FLOW, HIDDEN_LATER)
 
 
 def open_raw(raw: Path) -> RawFrames:
-    """The frames of both splits that have a future frame. Raises InputError naming pieces of the download missing."""
+    """The frames of the splits train and val that have a future frame.
+
+    One split is enough: the other is named in a warning. Raises InputError when a split lacks one of the five archives.
+    """
     base = find_raw(
         raw,
         "FlyingThings3D_subset",
         lambda path: any((path / split).is_dir() for split in SPLITS),
         "the FlyingThings3D subset (folders train and val)",
     )
+    present = [split for split in SPLITS if any((base / split / piece.folder).is_dir() for piece in PIECES)] or SPLITS
+    for split in set(SPLITS) - set(present):
+        warnings.warn(
+            f"{base} holds no frames of {split}: only {present[0]} is prepared; extract the five archives of {split} "
+            f"there to have both",
+            stacklevel=1,
+        )
     names, incomplete = [], 0
-    for split in SPLITS:
+    for split in present:
         ids, lacking = complete_frames(base / split, PIECES, lists=(FLOW, CHANGE, HIDDEN_LATER))
         names += [f"{split}/{frame}" for frame in ids]
         incomplete += lacking
@@ -47,10 +58,11 @@ def open_raw(raw: Path) -> RawFrames:
 
 
 def convert(base: Path, name: str) -> Clouds:
-    """The clouds of one frame "<split>/<id>": pixels visible in both cameras and both frames, nearer than 35 m in both.
+    """The clouds of one frame "<split>/<id>".
 
-    Pixels without a depth (a disparity that is not negative, in either frame) are left out too. Raises InputError for
-    files that are damaged or of another size, and when no pixel is left.
+    A pixel becomes a point if it is visible in both cameras and both frames, has a depth (a negative disparity) in both
+    frames, and is nearer than 35 m in both. Raises InputError for files that are damaged or of another size, and when
+    no pixel is left.
     """
     split, frame = name.split("/")
 

@@ -1,4 +1,4 @@
-"""The image files of the raw downloads: PNG as stored (1 to 16 bits), PFM disparities, FLO optical flow.
+"""The image files of the raw downloads: PNG with its full bit depth, PFM disparities, FLO optical flow.
 
 Every reader checks the whole file before it decodes it, and raises InputError that names the file.
 """

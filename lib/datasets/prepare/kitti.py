@@ -1,9 +1,8 @@
 """KITTI Scene Flow 2015: from disparities and optical flow to the processed layout.
 
 `<raw>/training/` holds disp_occ_0, disp_occ_1 and flow_occ (16-bit PNG, frame <id>_10.png) and
-calib_cam_to_cam/<id>.txt, whose P_rect_02 is used. The protocol is that of Gu et al. (HPLFlowNet, CVPR 2019); x and y
-come out negated, which is how the processed files store them and what this project uses. The ground is kept: the
-reader removes it.
+calib_cam_to_cam/<id>.txt, whose P_rect_02 is used. The protocol is that of Gu et al. (HPLFlowNet, CVPR 2019). It gives
+x and y negated: x left, y up, as this project has them. The ground is kept here; the reader removes it.
 """
 
 from __future__ import annotations

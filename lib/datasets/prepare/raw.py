@@ -1,4 +1,4 @@
-"""What a raw download must hold before any work starts, shared by the data sets."""
+"""Checks that a raw download is complete, made before any work starts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Piece(NamedTuple):
 class RawFrames(NamedTuple):
     """Frames to prepare.
 
-    folder: the processed folder's name. names: its frames, "000002" or "train/0000710". convert(name) -> Clouds, which
-    raises InputError for a frame whose files are unfit. incomplete: how many frames were left out because a piece of
-    theirs is not there. signs: of x, y and z as stored; times them, points are in the project's frame.
+    folder: the processed folder's name. names: its frames, "000002" or "train/0000710". convert(name) -> Clouds; it
+    raises InputError for a frame whose files are unfit. incomplete: how many frames were left out because one of their
+    files is missing. signs: the factors of x, y and z that turn stored points into the project's frame.
     """
 
     folder: str
@@ -51,10 +51,10 @@ def find_raw(raw: Path, inner: str, is_it: Callable[[Path], bool], what: str) ->
 
 
 def complete_frames(base: Path, pieces: Sequence[Piece], lists: Sequence[Piece]) -> tuple[list[str], int]:
-    """(sorted ids that have every piece, number of ids that lack one).
+    """(sorted ids of the frames that have every piece, number of frames that lack one).
 
-    The frames are those of the pieces `lists`. Raises InputError naming every piece that is missing altogether with its
-    archive; warns, piece by piece, when some frames lack it.
+    A frame exists if a piece of `lists` has it. Warns of each piece that some frames lack. Raises InputError when a
+    piece has no frame at all, naming its archive.
     """
     present = {piece: _ids(base, piece) for piece in pieces}
     missing = [f"{piece.folder} (from {piece.archive})" for piece in pieces if not present[piece]]

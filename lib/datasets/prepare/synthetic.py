@@ -1,7 +1,8 @@
-"""The procedural sets in the processed layout, for programs that read folders. They stay synthetic by their name.
+"""The procedural sets as folders in the processed layout, for programs that read folders. Their names say synthetic.
 
 synthetic-things takes FlyingThings3D's layout and signs: synthetic-things/{train,val}/<7 digits>. synthetic-drive takes
-KITTI's: synthetic-drive/<6 digits>. Its camera is that of most KITTI frames, whatever a frame table says of a number.
+KITTI's: synthetic-drive/<6 digits>. Every scene has the camera of most KITTI frames. The KITTI frame of the same
+number may have another.
 """
 
 from __future__ import annotations

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import warnings
 from collections.abc import Sequence
+from multiprocessing.synchronize import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +17,7 @@ from lib.datasets.scene_flow import transforms
 from lib.datasets.scene_flow.scene import SceneSource
 from lib.errors import InputError
 
-# First word of the generators' seeds, so that no evaluation draw ever shares a stream with a training draw.
+# The first number of each generator's seed. It keeps the draws of evaluation apart from those of training.
 EVALUATION_STREAM = 1
 TRAINING_STREAM = 2
 
@@ -46,9 +50,10 @@ class FlowPairs(torch.utils.data.Dataset):
     pairs[i]: the evaluation draw of scene i; depends on i only, never augmented.
     pairs[epoch, i]: a training draw of scene i; depends on (seed, epoch, i) only, augmented when `augment` is set.
 
-    num_points: N rows for the source and, independently, N for the target; with replacement where a scene has fewer.
-    None takes all rows, with the target's rows shuffled. max_depth: rows at or beyond it (m) in either frame are left
-    out. Raises InputError for num_points < 1, a negative seed, and for a scene without any row nearer than max_depth.
+    num_points: N rows for the source and, independently, N for the target. A scene that has fewer is drawn from with
+    replacement; the first such scene of a run is named in a warning. None takes all rows, with the target's rows
+    shuffled. max_depth: rows at or beyond it (m) in either frame are left out.
+    Raises InputError for num_points < 1, a negative seed, and for a scene without any row nearer than max_depth.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class FlowPairs(torch.utils.data.Dataset):
         self.augment = augment
         self.seed = seed
         self.max_depth = max_depth
+        self._right_to_warn = _right_to_warn()
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -92,6 +98,13 @@ class FlowPairs(torch.utils.data.Dataset):
         if self.num_points is None:
             rows1, rows2 = np.arange(len(pc1)), rng.permutation(len(pc2))
         else:
+            if len(pc1) < self.num_points and self._right_to_warn.acquire(block=False):
+                warnings.warn(
+                    f"scene {scene.name} has {len(pc1)} points within {self.max_depth:g} m, fewer than the "
+                    f"{self.num_points} that are drawn: points of this scene, and of any other that has too few, "
+                    f"are drawn more than once; a smaller --num-points avoids that",
+                    stacklevel=1,
+                )
             rows1 = transforms.draw(rng, len(pc1), self.num_points)
             rows2 = transforms.draw(rng, len(pc2), self.num_points)
         xyz1, moved, xyz2 = pc1[rows1], pc2[rows1], pc2[rows2]
@@ -100,6 +113,15 @@ class FlowPairs(torch.utils.data.Dataset):
         return FlowPair(
             torch.from_numpy(xyz1), torch.from_numpy(xyz2), torch.from_numpy(moved - xyz1), scene.name, scene.camera
         )
+
+
+@functools.cache
+def _right_to_warn() -> Lock:
+    """A lock that one process of a run takes, and never gives back: the one that meets the first scene of few points.
+
+    The processes that read samples ahead inherit it, so a run warns once, whoever reads that scene.
+    """
+    return multiprocessing.Lock()
 
 
 def collate(pairs: Sequence[FlowPair]) -> FlowBatch:

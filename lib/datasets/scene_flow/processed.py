@@ -13,6 +13,7 @@ import numpy as np
 
 from lib.datasets.scene_flow.scene import Scene
 from lib.errors import InputError
+from lib.files import read_npy
 
 VALIDATION_SHARE = 10  # one scene in ten is held out of the training data ...
 VALIDATION_LIMIT = 200  # ... and never more than this many
@@ -131,38 +132,3 @@ def check_depth(folder: Path, pc1: np.ndarray) -> None:
             f"{folder}: no point of pc1.npy lies in front of the camera after the data set's sign rule; "
             f"prepare this scene again with the signs of the processed layout"
         )
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """A .npy file as (n, 3) float32, read only after its header and the file's length were checked.
-
-    Raises InputError for a damaged or pickled file and another shape or type.
-    """
-    with open(path, "rb") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
-                version
-            ]
-            shape, _, dtype = read_header(file)
-        except (ValueError, KeyError) as error:
-            raise InputError(
-                f"{path} is not a complete .npy file; save it again with numpy.save as float32 of shape (n, 3)"
-            ) from error
-        if dtype.hasobject:
-            raise InputError(f"{path} holds pickled objects, which are never loaded; save it again as float32")
-        if dtype not in (np.float32, np.float64):
-            raise InputError(f"{path} has dtype {dtype}; save it again as float32")
-        if len(shape) != 2 or shape[1] != 3:
-            raise InputError(f"{path} has shape {shape}; it must be (n, 3)")
-        expected = shape[0] * 3 * dtype.itemsize
-        present = path.stat().st_size - file.tell()
-        if present != expected:
-            raise InputError(
-                f"{path} is damaged: its header promises {expected} bytes of coordinates, "
-                f"the file has {present}; copy or prepare it again"
-            )
-        file.seek(0)
-        cloud = np.lib.format.read_array(file, allow_pickle=False)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which the caller reports
-        return np.ascontiguousarray(cloud, dtype=np.float32)

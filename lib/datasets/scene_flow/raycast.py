@@ -1,9 +1,9 @@
 """Rendering two frames of moving rigid objects as a pair of aligned point clouds, by exact ray casting.
 
-Rays leave the camera through a jittered pixel grid and stop at the first surface of frame 1. Each hit point moves with
-its object to frame 2. It is kept when it is still inside the image, nearer than the depth limit, and visible there: a
-second ray, from the camera of frame 2 to the moved point, must meet no surface before it. So only points visible in
-both frames remain, and row i of both clouds is one physical point: the "without occlusion" protocol.
+Rays leave the camera through a jittered pixel grid. Each stops at the first surface of frame 1; that is a point. The
+point moves with its object to frame 2. It is kept if it is still inside the image, nearer than the depth limit, and
+visible: a second ray, from the camera of frame 2 to the moved point, must meet no surface before it. So every point is
+visible in both frames, and row i of both clouds is the same point: the "without occlusion" protocol.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from lib.camera import Camera
 from lib.datasets.scene_flow.shapes import Body
 
-TOLERANCE = 1e-5  # share of a point's distance by which the surface met may lie in front of the point itself
+TOLERANCE = 1e-5  # a surface nearer to the point than this share of its distance is the point's own surface
 
 
 class Pose(NamedTuple):
@@ -73,10 +73,10 @@ class Image(NamedTuple):
 def cast(
     objects: Sequence[RigidObject], frame: int, eye: np.ndarray, directions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First surface on the rays eye (3,) + t directions (R, 3), in the camera frame of `frame` (0 or 1).
+    """The first surface on each ray eye (3,) + t directions (R, 3), in the camera frame of `frame` (0 or 1).
 
-    Returns t (R,), inf where nothing is met, and the index (R,) of the object met, -1 for none. A ray is tried against
-    a body only if it passes through the sphere around it.
+    Returns t (R,) and the index (R,) of the object that is met. Where nothing is met they are inf and -1. A body is
+    tried only with the rays that pass through the sphere around it.
     """
     nearest = np.full(len(directions), np.inf)
     owner = np.full(len(directions), -1)
@@ -108,8 +108,8 @@ def _towards(units: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray
 def render(objects: Sequence[RigidObject], image: Image, rays: np.ndarray, max_depth: float | np.ndarray) -> Render:
     """The points of the objects that the rays (R, 3) meet in frame 1 and that are visible in frame 2 too.
 
-    max_depth: a number, or one number (R,) for each ray (where a floor is that gives no points); in frame 2 the largest
-    of them holds. In metres.
+    max_depth: metres, one number or one for each ray (R,). One for each ray stops it at a floor that gives no points.
+    In frame 2 the largest number counts for all.
     """
     eye = image.camera.centre
     t, owner = cast(objects, 0, eye, rays)

@@ -1,8 +1,9 @@
-"""Convex bodies that a ray can be intersected with exactly.
+"""Convex bodies, and where a ray enters them.
 
-A body is the intersection of quadrics |A (x - c)|^2 <= 1 (A of rank 3: an ellipsoid, of rank 2: an endless elliptic
-cylinder) and half-spaces n . x <= h. Along a ray o + t d each of them is one interval of t, so the body is
-[largest entry, smallest exit], or nothing. All lengths in metres; cylinders, prisms and frusta stand along y.
+A body is the intersection of quadrics |A (x - c)|^2 <= 1 and half-spaces n . x <= h. With A of rank 3 a quadric is an
+ellipsoid, with rank 2 an endless elliptic cylinder. A ray o + t d is inside each of them for one interval of t, and so
+inside the body from the largest entry to the smallest exit, or never. All lengths are in metres. Cylinders, prisms and
+frusta stand along y.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ NO_PLANES = (np.zeros((0, 3)), np.zeros(0))
 
 @dataclass(frozen=True)
 class Body:
-    """quadrics: (A (k, 3), c (3,)) each; normals (P, 3), offsets (P,); centre (3,), radius: a sphere around it all."""
+    """quadrics: pairs A (k, 3), c (3,). normals (P, 3), offsets (P,): half-spaces. centre (3,), radius: a sphere."""
 
     quadrics: tuple[tuple[np.ndarray, np.ndarray], ...]
     normals: np.ndarray
@@ -100,7 +101,7 @@ def cylinder(radius_x: float, radius_z: float, half_height: float) -> Body:
 
 
 def frustum(sides: int, bottom: float, top: float, half_height: float) -> Body:
-    """A regular prism, pyramid or anything between. bottom, top: distance of the sides from the axis at either end."""
+    """A regular prism, pyramid, or cut pyramid. bottom, top: how far the sides are from the axis at each end."""
     angles = 2.0 * np.pi * np.arange(sides) / sides
     slope = (top - bottom) / (2.0 * half_height)
     normals = np.stack([np.cos(angles), np.full(sides, -slope), np.sin(angles)], axis=1)
@@ -121,7 +122,7 @@ def polytope(rng: np.random.Generator, half: Sequence[float], faces: int) -> Bod
 
 
 def lens(radius: float, thickness: float) -> Body:
-    """Two equal balls' intersection: a disc about y of the given radius, `thickness` thick at most (< 2 radius)."""
+    """The intersection of two equal balls: a disc about y. thickness: at its centre, less than 2 radius."""
     bend = (radius**2 + 0.25 * thickness**2) / thickness  # the balls' radius
     lift = bend - 0.5 * thickness
     ball = np.eye(3) / bend

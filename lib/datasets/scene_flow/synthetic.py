@@ -1,7 +1,7 @@
 """Procedural data sets: scenes computed when they are asked for, never stored, never downloaded.
 
-A scene depends on (data set, seed, part, index) and on nothing else; the parts use disjoint random streams. The latest
-scenes are kept in memory, so that epochs over a small set do not compute them again.
+A scene depends on the data set, the seed, the part and the index alone. The parts draw from different random streams.
+The latest scenes are kept in memory, so that a small set is computed once, not in every epoch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lib.datasets.scene_flow.raycast import Render
 from lib.datasets.scene_flow.scene import Scene
 from lib.errors import InputError
 
-PARTS = {"train": 0, "validation": 1, "test": 2}  # the number is the part's word in the generator's seed
+PARTS = {"train": 0, "validation": 1, "test": 2}  # the number goes into the generator's seed
 DEFAULT_COUNTS = {"train": 512, "validation": 32, "test": 64}
 CACHED_SCENES = 128  # at most; about 0.7 MB each
 
@@ -24,7 +24,7 @@ CACHED_SCENES = 128  # at most; about 0.7 MB each
 class ProceduralScenes:
     """Scenes of a procedural set.
 
-    name: the data set's; stream: its word in the generator's seed; build(rng) -> Render makes one scene.
+    name: of the data set. stream: its number in the generator's seed. build(rng) -> Render makes one scene.
     num_scenes sets the size of the part "train" only. Raises InputError for num_scenes < 1 and a negative seed.
     """
 

@@ -23,7 +23,7 @@ from lib.datasets.scene_flow.transforms import drop_ground
 IMAGE = Image(Camera(f=-721.5377, cx=609.5593, cy=172.854, p03=44.85728, p13=0.2163791, p23=0.002745884), 1242, 375)
 STREAM = 102
 MAX_DEPTH = 35.0  # m
-RAY_SPACING = 2.4  # px: 80,652 rays, more than half of which meet the road or the sky
+RAY_SPACING = 2.4  # px; that is 80,652 rays, and more than half of them meet the road or the sky
 ROAD = -1.65  # m, the height of the road below the camera
 FAR = 48.0  # m, where the street's furniture ends
 UP = np.array([0.0, 1.0, 0.0])

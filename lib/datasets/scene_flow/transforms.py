@@ -1,4 +1,4 @@
-"""Row filters, the drawing of points, and the augmentation. Everything random comes from the generator given."""
+"""Filters of rows, the drawing of points, and the augmentation. All randomness comes from the generator passed in."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def augment(
     """The published FlyingThings3D augmentation of a training sample.
 
     xyz1 (N, 3): the source; moved (N, 3): where each of its points goes (xyz1 + flow); xyz2 (M, 3): the target. Metres.
-    All three together: scale per axis U(0.95, 1.05), then rotation about y U(-10, 10) degrees, then shift U(-1, 1) m
-    per axis. Then `moved` and xyz2 alone: shift U(-0.3, 0.3) m per axis. The flow afterwards is moved - xyz1. The
-    published jitter is clipped to 0, so there is none. Returns the new (xyz1, moved, xyz2), of the inputs' type.
+    All three are scaled per axis by U(0.95, 1.05), then turned about y by U(-10, 10) degrees, then shifted per axis by
+    U(-1, 1) m. After that, `moved` and xyz2 are shifted per axis by U(-0.3, 0.3) m. The new flow is moved - xyz1. The
+    published code also adds jitter, but clips it to 0: there is none here. Returns the new (xyz1, moved, xyz2), of the
+    inputs' type.
     """
     scale = np.diag(rng.uniform(*SCALE, 3))
     rotation = rotation_about(np.array([0.0, 1.0, 0.0]), rng.uniform(-ROTATION, ROTATION))
