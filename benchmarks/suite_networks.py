@@ -7,8 +7,7 @@ import torch
 
 from benchmarks.measure import alternately, best_product_rate, in_fresh_process, timed
 from benchmarks.profile import on_one_thread
-from benchmarks.workloads import Workload, distillation, inference, training
-from lib.losses.distill import METHODS
+from benchmarks.workloads import SERVED, Workload, distillation, inference, training
 from models import count_parameters
 from models.scene_flow.arithmetic import count_flops
 from models.scene_flow.cuda_graph import GraphedNetwork
@@ -98,7 +97,7 @@ def train(points: int, batch: int, device: torch.device, repeats: int) -> dict[s
 
     several = Workload(STUDENT, points, max(batch, METHODS_BATCH), device)
     calls = {"none": distillation(several, teacher, "output", 0.0)}
-    calls |= {name: distillation(several, teacher, name) for name in METHODS}
+    calls |= {name: distillation(several, teacher, name) for name in SERVED}
     methods = alternately(calls, device, min(repeats, 3))
     base = methods["none"]["median_seconds"]
     return {

@@ -12,12 +12,13 @@ from benchmarks.plain import PlainBiPointFlowNet
 from lib.datasets.scene_flow import open_scenes
 from lib.datasets.scene_flow.pairs import FlowBatch
 from lib.losses import gather_levels, multiscale_loss
-from lib.losses.distill import Setting, parse_distill
+from lib.losses.distill import METHODS, Setting, parse_distill
 from lib.tasks import TASKS
 from lib.tasks.distil import Distiller
 from models import MODELS, build_model, frozen
 
 SCENE_SPACING = 12.0  # m between the scenes of a large cloud
+SERVED = [name for name in METHODS if name != "logits"]  # scene flow has no logits
 STEP = 0.01  # m by which clouds move from call to call
 
 

@@ -15,7 +15,7 @@ import torch
 import benchmark
 from benchmarks import measure, suite_networks, suite_ops
 from benchmarks.plain import PlainBiPointFlowNet
-from lib.losses.distill import METHODS
+from benchmarks.workloads import SERVED
 from lib.ops import InputError
 from lib.training import run_folder as log
 from models import build_model
@@ -204,7 +204,7 @@ def test_ratios_and_shares_of_cuda_graphs():
 
 def test_train(measured):
     result = measured("train", 128)
-    assert set(result["extra_training_time"]) == {"none", *METHODS}
+    assert set(result["extra_training_time"]) == {"none", *SERVED}
     assert {"teacher", "plain teacher", "student step, gamma 0", "student step, gamma 0.3"} == set(result["times"])
     assert set(result["pairs_per_second"]) == {"teacher", "plain teacher"}
     for name, pairs in result["pairs_per_second"].items():

@@ -30,7 +30,10 @@ from tests.runs import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
 
 NARROW = {"pyramid": (8, 8, 16, 16, 16), "predictor": (16, 16, 16, 8)}
-ALL = "output:0.3,hint,multiscale:0.5,pkd,semckd,rkd:0.1,pointdistiller+neighbours=8,self:0.5,online+target=general:0.5"
+ALL = (
+    "output:0.3,hint,multiscale:0.5,pkd,attention:10,similarity:20,semckd,rkd:0.1,pointdistiller+neighbours=8,self:0.5,"
+    "online+target=general:0.5"
+)
 RESUME = ["--resume", "--out"]
 
 
@@ -104,7 +107,11 @@ def test_what_the_flag_means(text, gamma, expected):
 @pytest.mark.parametrize(
     "text, gamma, line",
     [
-        ("fitnets", None, "--distill has no method 'fitnets': choose of output, hint, multiscale, pkd, semckd, rkd,"),
+        (
+            "fitnets",
+            None,
+            "--distill has no method 'fitnets': choose of output, logits, hint, multiscale, pkd, attention, ",
+        ),
         ("", None, "--distill has no method ''"),
         ("output,,rkd", None, "--distill has no method ''"),
         ("rkd:much", None, "--distill rkd:much: the weight of rkd must be a number of at least 0, got 'much'"),
@@ -164,12 +171,13 @@ def test_what_the_flag_cannot_mean(text, gamma, line):
 @pytest.mark.parametrize(
     "given, line",
     [
-        (["--distill", "attention"], "--distill has no method 'attention': choose of output, hint"),
+        (["--distill", "fsp"], "--distill has no method 'fsp': choose of output, logits, hint"),
+        (["--distill", "logits"], "logits compares class scores, and the networks of this task give none"),
         (["--distill", "rkd:many"], "--distill rkd:many: the weight of rkd must be a number of at least 0"),
         (["--distill", "self:4"], "self takes over 1.2 of the ground truth's weight, which is 1 at gamma 0: lower"),
         (["--distill", "output:0.9,self"], "self takes over 0.3 of the ground truth's weight, which is 0.1 at gamma"),
         (["--distill", "hint@pyramid1/4"], "the student has no feature pyramid1/4: choose a place of pyramid1/0, "),
-        (["--distill", "pkd@decoder"], "the student has no feature decoder/0: choose a place of pyramid1/0, "),
+        (["--distill", "pkd@decoder"], "the student has no feature decoder: choose a place of pyramid1/0, "),
         (["--distill", "semckd", "--batch-size", "1"], "semckd compares the scenes of a batch: it needs at least 2"),
         (["--distill", "rkd", "--teacher", "none"], "no teacher file none: give a path that exists, or one of ft3d"),
         (["--distill", "online+peer=huge"], "--distill: there is no network 'huge' for a peer: choose of teacher, "),
@@ -232,11 +240,11 @@ def test_the_total_is_the_mix_of_output_plus_the_weighted_terms(data):
     student, batch, method, teacher = step_of(data, ALL)
     losses = distiller(method, teacher).step(student, batch)
     terms = {"hint": 1, "multiscale": 0.5, "pkd": 6, "semckd": 50, "rkd": 0.1, "pointdistiller": 1, "self": 0.5}
-    terms["online"] = 0.5
+    terms |= {"online": 0.5, "attention": 10, "similarity": 20}
     expected = 0.3 * losses["loss_kd"] + 0.7 * losses["loss_gt"] + sum(w * losses[name] for name, w in terms.items())
     expected += losses["online_peer_gt"]
     torch.testing.assert_close(losses["loss"], expected)
-    assert set(terms) == set(METHODS) - {"output"} and set(losses) >= set(terms)
+    assert set(terms) == set(METHODS) - {"output", "logits"} and set(losses) >= set(terms)
 
 
 def test_features_are_only_returned_for_a_method_that_needs_them(data):
@@ -272,7 +280,7 @@ def test_half_precision_features_are_compared_in_full_precision(data):
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
 
 
-TERMS = [(name, name) for name in METHODS if name not in ("output", "self")]
+TERMS = [(name, name) for name in METHODS if name not in ("output", "logits", "self")]
 TERMS += [("self", "self_flow"), ("self", "self_feature")]  # ``self`` less the part of the ground truth it takes over
 
 
