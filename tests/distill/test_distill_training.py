@@ -110,7 +110,7 @@ def test_what_the_flag_means(text, gamma, expected):
         (
             "fitnets",
             None,
-            "--distill has no method 'fitnets': choose of output, logits, hint, multiscale, pkd, attention, ",
+            "--distill has no method 'fitnets': choose of output, logits, hint, multiscale, pkd, ",
         ),
         ("", None, "--distill has no method ''"),
         ("output,,rkd", None, "--distill has no method ''"),
