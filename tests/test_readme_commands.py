@@ -1,4 +1,4 @@
-"""Every command of DOCUMENTS runs: in their order, in a copy of the project, on tiny stand-ins for the files they name.
+"""Every command of README.md and docs/ runs: page by page, in a copy of the project, on tiny stand-ins for their files.
 
 A command is a line of an indented or fenced block that begins with one of PROGRAMS, or `such code` within the text that
 begins so or with a script's name; variables may be set before it, and parts of a pipe are commands of their own. To
@@ -80,8 +80,9 @@ def alternatives(command: str) -> list[list[str]]:
     return [list(words) for words in product(*(word.split("|") for word in command.split()))]
 
 
-DOCUMENTS = ("README.md", "docs/reproduce.md")
-COMMANDS = list(dict.fromkeys(command for name in DOCUMENTS for command in commands((ROOT / name).read_text())))
+# Long shell scripts of experiments/ are checked for syntax only.
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "checkpoints/README.md"]
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page.read_text())))
 
 
 def test_commands_are_found():
@@ -123,7 +124,7 @@ for line in sys.stdin:
 
 
 class Project:
-    """A copy of the project with stand-ins for the files that README.md names."""
+    """A copy of the project with stand-ins for the files that the pages name."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -148,7 +149,10 @@ class Project:
         if " ".join(words[:2]) in SIZES:
             script = " ".join(words[:2])
         assert script in SIZES, f"no tiny sizes for {script} in {Path(__file__).name}"
-        job = {"words": [*without(words, LEFT_OUT), *SIZES[script].split()], "environment": variables}
+        sizes = SIZES[script]
+        if script.startswith("train_") and any(word.startswith("synthetic-") for word in words):
+            sizes += " --num-scenes 2"
+        job = {"words": [*without(words, LEFT_OUT), *sizes.split()], "environment": variables}
         status, said = self.answer(job)
         if run := re.search(r"(\S+) already holds a run", said):  # of an earlier command
             shutil.rmtree(self.folder / run[1])
@@ -161,7 +165,7 @@ class Project:
 
 
 def stand_ins(folder: Path) -> None:
-    """Files and folders under the names that README.md gives them."""
+    """Files and folders under the names that the pages give them."""
     write_ft3d(write_kitti(folder / "DATA"), train=16)
     for k in range(2):
         write_kitti_frame(folder / "RAW/training", f"{k:06d}", k)
