@@ -1,9 +1,9 @@
-# `make demo` and `make test` are each enough on a fresh machine with Python 3.11 and make.
+# `make demo` and `make test` are each enough on a fresh machine with Python 3.11 and make; `make check` is for daily work.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test setup image clean
+.PHONY: demo test check setup image clean
 
 setup: $(VENV)/.installed
 
@@ -17,7 +17,14 @@ demo: setup
 
 test: setup
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
 	$(RUN) -m pytest
+
+# The linter, and the tests that take seconds.
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
+	$(RUN) -m pytest -m "not slow"
 
 image:
 	docker build --build-arg GIT_COMMIT="$$(git describe --always --abbrev=40 --dirty=-modified --exclude='*')" \

@@ -13,7 +13,37 @@ SHARED = Path(os.environ.get("DATA_SHARED", ROOT.parent / "shared"))
 os.environ.pop("DATA_ROOT", None)  # a default of --data-root, set in the container
 
 
+# Folders and files whose tests train, start scripts or compile kernels. `make check` leaves them out.
+SLOW = (
+    "ops/",
+    "training/test_engine.py",
+    "training/test_resume.py",
+    "training/test_distributed.py",
+    "distill/test_distill_training.py",
+    "distill/test_distill_online.py",
+    "scene_flow/test_golden.py",
+    "scene_flow/test_graphs.py",
+    "scene_flow/test_predict",
+    "scene_flow/test_prepare",
+    "scene_flow/test_visualize.py",
+    "scene_flow/test_models.py",
+    "test_bad_input.py",
+    "test_benchmark.py",
+    "test_container.py",
+    "test_convert_checkpoint.py",
+    "test_damaged_files.py",
+    "test_experiments.py",
+    "test_pages.py",
+    "test_readme",
+    "test_scripts.py",
+    "test_sweep.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if str(item.path.relative_to(ROOT / "tests")).startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available():
         return
     for item in items:
