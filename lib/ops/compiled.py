@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib.errors import InputError
+from lib.ops.cpu.cache import loops_folder, processor
 
 try:
     import numba
@@ -17,27 +19,36 @@ except ModuleNotFoundError:  # a machine that runs the CUDA kernels, or the read
 def compiled(fastmath: bool | set[str] = False) -> Callable[[Callable], Callable]:
     """A decorator: numba compiles the function at its first call, and it runs without Python's lock.
 
-    The machine code is kept on disk for later processes. Where there is no folder to write it to (a read-only image),
-    each process compiles anew. fastmath names the rules of rounding that a loop may bend, as LLVM calls them.
+    The machine code is kept on disk for later processes (``cache.py``). Where no folder can be written, each process
+    compiles anew. fastmath names the rules of rounding that a loop may bend, as LLVM calls them.
     """
 
     def decorate(function: Callable) -> Callable:
         if numba is None:
             return _refusing(function)
-        try:
-            return numba.njit(nogil=True, cache=True, fastmath=fastmath)(function)
-        except RuntimeError:  # numba: "cannot cache function: no locator available"
-            return numba.njit(nogil=True, fastmath=fastmath)(function)
+        folder = None if numba.config.DISABLE_JIT else loops_folder()
+        loop = _kept_loop(function, fastmath, folder) if folder else None
+        return numba.njit(nogil=True, fastmath=fastmath)(function) if loop is None else loop
 
     return decorate
 
 
+def _kept_loop(function: Callable, fastmath: bool | set[str], folder: Path) -> Callable | None:
+    """The loop with its machine code kept in the folder; None where numba chooses another place, which may be stale."""
+    chosen = numba.config.CACHE_DIR  # is the user's again afterwards: functions of others are none of ours
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        loop = numba.njit(nogil=True, cache=True, fastmath=fastmath)(function)
+    except RuntimeError:  # numba: "cannot cache function: no locator available"
+        return None
+    finally:
+        numba.config.CACHE_DIR = chosen
+    return loop if Path(loop.stats.cache_path).is_relative_to(folder) else None
+
+
 def cpu_features() -> list[str]:
     """What the loops may use, as LLVM names it ("+avx512f"): all this processor has, unless numba is told otherwise."""
-    from numba.core import codegen, config
-
-    chosen = config.CPU_FEATURES  # of the environment
-    return (codegen.get_host_cpu_features() if chosen is None else chosen).split(",")
+    return processor()[1].split(",")
 
 
 def untraced(function: Callable) -> Callable:

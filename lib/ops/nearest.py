@@ -1,7 +1,4 @@
-"""Which of the points that are tried for a query are its nearest: how far they reach, and their order.
-
-Part of the loop in ``knn.py``, and kept by numba with it: when this file changes, touch that one as well.
-"""
+"""Which of the points that are tried for a query are its nearest: how far they reach, and their order."""
 
 import numpy as np
 

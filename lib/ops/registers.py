@@ -1,8 +1,4 @@
-"""Writing the innermost loops as LLVM instructions on whole vectors, where no compiler finds them in a plain loop.
-
-What is written with these parts becomes part of the loops that call it, and numba keeps those by the date of their own
-file: when such an instruction changes, touch the files of its callers as well, and of theirs.
-"""
+"""Writing the innermost loops as LLVM instructions on whole vectors, where no compiler finds them in a plain loop."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Vectors of ``LANES`` numbers in compiled loops: what LLVM does not find by itself.
 
-``load`` and ``spread`` make them; +, -, *, < and <= take two. They become part of the loops that call them, and numba
-keeps those by the date of their own file: when this file changes, touch ``knn.py`` and ``nearest.py`` as well.
+``load`` and ``spread`` make them; +, -, *, < and <= take two.
 """
 
 import operator
