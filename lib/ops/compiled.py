@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lib.errors import InputError
 from lib.ops.cpu.cache import loops_folder, processor
@@ -63,6 +64,20 @@ def untraced(function: Callable) -> Callable:
         return hidden(*args) if torch.compiler.is_compiling() else function(*args)
 
     return run
+
+
+class CompiledFunction(torch.autograd.Function):
+    """An operation with compiled loops in its forward and backward, and so with its own gradient."""
+
+    @classmethod
+    def run(cls, *args: Any) -> Tensor:
+        """``apply``, which torch.compile goes round."""
+        return _apply(cls, *args)
+
+
+@untraced
+def _apply(function: type[CompiledFunction], *args: Any) -> Tensor:
+    return function.apply(*args)
 
 
 def _refusing(function: Callable) -> Callable:

@@ -11,7 +11,7 @@ from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_index
-from lib.ops.compiled import compiled
+from lib.ops.compiled import CompiledFunction, compiled
 from lib.ops.edge_vectors import BLOCK, add_and_bend, raise_maximum
 from lib.ops.gather import flat_rows
 from lib.ops.product import pack_layer
@@ -48,10 +48,10 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
     if not runs_compiled(query, support, weight):
         return reference.flow_embedding(query, support, index, weight, bias)
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (query, support, weight, bias))
-    return _FlowEmbedding.apply(query, support, index, weight, bias, differentiated)
+    return _FlowEmbedding.run(query, support, index, weight, bias, differentiated)
 
 
-class _FlowEmbedding(torch.autograd.Function):
+class _FlowEmbedding(CompiledFunction):
     @staticmethod
     def forward(ctx, query, support, index, weight, bias, differentiated):
         rows = flat_rows("flow_embedding", index, support.shape[1])  # (B N, K) into (B M) rows

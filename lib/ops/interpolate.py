@@ -11,7 +11,7 @@ from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import full_precision, runs_compiled, runs_inference, runs_kernels
 from lib.ops.checks import check_alike, check_clouds, check_index
-from lib.ops.compiled import compiled
+from lib.ops.compiled import CompiledFunction, compiled
 from lib.ops.gather import flat_rows, gather
 from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 
@@ -75,7 +75,7 @@ def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         return cuda.weighted_sum(values, index, weights)
     if not runs_compiled(values, weights):
         return reference.weighted_sum(values, index, weights)
-    return _WeightedSum.apply(values, index, weights)
+    return _WeightedSum.run(values, index, weights)
 
 
 def append_weighted_sum(features: Tensor, values: Tensor, index: Tensor, weights: Tensor, slope: float = 1.0) -> Tensor:
@@ -112,7 +112,7 @@ def _check_weighted_sum(op: str, values: Tensor, index: Tensor, weights: Tensor)
     check_alike(op, values=values, weights=weights)
 
 
-class _WeightedSum(torch.autograd.Function):
+class _WeightedSum(CompiledFunction):
     @staticmethod
     def forward(ctx, values, index, weights):
         rows = flat_rows("weighted_sum", index, values.shape[1])  # (B N, K) into (B M) rows

@@ -12,7 +12,7 @@ from lib.ops import cuda, reference
 from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.buckets import bucket_clouds
 from lib.ops.checks import check_clouds, check_finite
-from lib.ops.compiled import compiled
+from lib.ops.compiled import compiled, untraced
 from lib.ops.nearest import candidates, insert, likely_reach, rank
 from lib.ops.threads import run_side_by_side, split_range
 from lib.ops.vectors import LANES, count, larger, load, narrow, pack, spread, store
@@ -49,32 +49,36 @@ def knn(query: Tensor, support: Tensor, k: int) -> Tensor:
 
 def knn_each(*searches: tuple[Tensor, Tensor, int]) -> list[Tensor]:
     """``knn`` of each (query, support, k), all on one device. On a CPU the threads share the lot."""
-    looked_at: set[int] = set()
-    for search in searches:
-        _check(*search, looked_at)
+    for query, support, k in searches:
+        check_clouds("knn", query=query, support=support)
+        if not 1 <= k <= support.shape[1]:
+            raise InputError(
+                f"knn: {k} neighbours asked of {support.shape[1]} points: query {tuple(query.shape)}, "
+                f"support {tuple(support.shape)}"
+            )
     kernels = [runs_kernels(query, support) for query, support, _ in searches]
     if not any(kernels) and all(runs_compiled(q, s) and s.shape[1] <= MOST for q, s, _ in searches):
         return _compiled_knn(searches)
+    if not torch.compiler.is_compiling():  # it would compile anew for every cloud, by whose id they are told apart
+        _check_values(searches)
     several = zip(searches, kernels, strict=True)
     return [(cuda if kernel else reference).knn(q.detach(), s.detach(), k) for (q, s, k), kernel in several]
 
 
-def _check(query: Tensor, support: Tensor, k: int, looked_at: set[int]) -> None:
-    """Raises InputError as ``knn`` does; coordinates of the tensors in ``looked_at`` (their ids) are not read again."""
-    check_clouds("knn", query=query, support=support)
-    if not 1 <= k <= support.shape[1]:
-        raise InputError(
-            f"knn: {k} neighbours asked of {support.shape[1]} points: query {tuple(query.shape)}, "
-            f"support {tuple(support.shape)}"
-        )
-    for name, cloud in (("query", query), ("support", support)):
-        if id(cloud) not in looked_at:
-            check_finite("knn", name, cloud)
-            looked_at.add(id(cloud))
+def _check_values(searches: Sequence[tuple[Tensor, Tensor, int]]) -> None:
+    """Raises InputError for a coordinate that is not finite. Reads a cloud of several searches once."""
+    looked_at: set[int] = set()
+    for query, support, _ in searches:
+        for name, cloud in (("query", query), ("support", support)):
+            if id(cloud) not in looked_at:
+                check_finite("knn", name, cloud)
+                looked_at.add(id(cloud))
 
 
+@untraced
 def _compiled_knn(searches: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
     """All boxes first, then all searches, in pieces that the threads take in turn."""
+    _check_values(searches)
     size = max([MIN_BOX, *(-(-k // LANES) * LANES for *_, k in searches)])  # whole vectors
     clouds = {id(cloud): cloud for *pair, _ in searches for cloud in pair if cloud.shape[1] > 0}
     buckets = iter(bucket_clouds([one for cloud in clouds.values() for one in cloud.detach().numpy()], size))

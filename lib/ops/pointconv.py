@@ -8,7 +8,7 @@ from lib.errors import InputError
 from lib.ops import reference
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_index
-from lib.ops.compiled import compiled
+from lib.ops.compiled import CompiledFunction, compiled
 from lib.ops.gather import flat_rows
 from lib.ops.outer_sum import WIDTH, outer_sum
 from lib.ops.threads import run_in_ranges
@@ -27,7 +27,7 @@ def pointconv_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights
     check_aggregate(offset, features, index, weights)
     if not runs_compiled(offset, features, weights):
         return reference.pointconv_aggregate(offset, features, index, weights)
-    return _PointConvAggregate.apply(offset, features, index, weights)
+    return _PointConvAggregate.run(offset, features, index, weights)
 
 
 def check_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights: Tensor) -> None:
@@ -41,7 +41,7 @@ def check_aggregate(offset: Tensor, features: Tensor, index: Tensor, weights: Te
     check_alike("pointconv_aggregate", features=features, offset=offset, weights=weights)
 
 
-class _PointConvAggregate(torch.autograd.Function):
+class _PointConvAggregate(CompiledFunction):
     @staticmethod
     def forward(ctx, offset, features, index, weights):
         rows = flat_rows("pointconv_aggregate", index, features.shape[1])  # (B N, K) into (B M) rows

@@ -8,7 +8,7 @@ from torch import Tensor
 from lib.errors import InputError
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_devices
-from lib.ops.compiled import compiled
+from lib.ops.compiled import CompiledFunction, compiled
 from lib.ops.gather import flat_rows
 from lib.ops.pointconv import WIDTH, aggregate_backward, aggregate_forward, check_aggregate, pointconv_aggregate
 from lib.ops.product import multiply, pack
@@ -39,10 +39,10 @@ def pointconv_linear(
     if not runs_compiled(offset, features, weights, matrix) or torch.is_autocast_enabled("cpu"):
         return F.linear(pointconv_aggregate(offset, features, index, weights), matrix, bias)
     check_aggregate(offset, features, index, weights)
-    return _PointConvLinear.apply(offset, features, index, weights, matrix, bias)
+    return _PointConvLinear.run(offset, features, index, weights, matrix, bias)
 
 
-class _PointConvLinear(torch.autograd.Function):
+class _PointConvLinear(CompiledFunction):
     @staticmethod
     def forward(ctx, offset, features, index, weights, matrix, bias):
         rows = flat_rows("pointconv_linear", index, features.shape[1])  # (B N, K) into (B M) rows

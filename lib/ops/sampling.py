@@ -9,7 +9,7 @@ from lib.ops import cuda, reference
 from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.buckets import bucket_clouds
 from lib.ops.checks import check_clouds, check_finite
-from lib.ops.compiled import compiled
+from lib.ops.compiled import compiled, untraced
 from lib.ops.threads import run_side_by_side
 
 LANES = 8
@@ -27,12 +27,18 @@ def furthest_point_sample(xyz: Tensor, count: int) -> Tensor:
     check_clouds("furthest_point_sample", xyz=xyz)
     if not 1 <= count <= xyz.shape[1]:
         raise InputError(f"furthest_point_sample: cannot draw {count} points from clouds of shape {tuple(xyz.shape)}")
-    check_finite("furthest_point_sample", "xyz", xyz)
     xyz = xyz.detach()
-    if runs_kernels(xyz):
-        return cuda.furthest_point_sample(xyz, count)
-    if not runs_compiled(xyz):
-        return reference.furthest_point_sample(xyz, count)
+    kernels = runs_kernels(xyz)
+    if not kernels and runs_compiled(xyz):
+        return _compiled_sample(xyz, count)
+    check_finite("furthest_point_sample", "xyz", xyz)
+    return (cuda if kernels else reference).furthest_point_sample(xyz, count)
+
+
+@untraced
+def _compiled_sample(xyz: Tensor, count: int) -> Tensor:
+    """A thread a cloud."""
+    check_finite("furthest_point_sample", "xyz", xyz)
     clouds = bucket_clouds(list(xyz.numpy()), BOX)
     picks = run_side_by_side([lambda cloud=cloud: _sample(*cloud, count) for cloud in clouds])
     return torch.from_numpy(np.array(picks, np.int64).reshape(len(xyz), count))

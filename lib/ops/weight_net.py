@@ -10,7 +10,7 @@ from lib.errors import InputError
 from lib.ops import reference
 from lib.ops.backend import full_precision, runs_compiled
 from lib.ops.checks import check_alike, check_devices
-from lib.ops.compiled import compiled
+from lib.ops.compiled import CompiledFunction, compiled
 from lib.ops.outer_sum import WIDTH, outer_sum
 from lib.ops.threads import run_in_ranges
 
@@ -34,7 +34,7 @@ def weight_net(offset: Tensor, *layers: Tensor) -> Tensor:
     if not runs_compiled(offset, *layers) or len(layers[-1]) != WIDTH:
         with torch.autocast(offset.device.type, enabled=False):
             return reference.weight_net(offset, *layers)
-    return _WeightNet.apply(offset, *layers)
+    return _WeightNet.run(offset, *layers)
 
 
 def check_layers(op: str, offset: Tensor, layers: Sequence[Tensor]) -> None:
@@ -49,7 +49,7 @@ def check_layers(op: str, offset: Tensor, layers: Sequence[Tensor]) -> None:
         inputs = len(bias)
 
 
-class _WeightNet(torch.autograd.Function):
+class _WeightNet(CompiledFunction):
     @staticmethod
     def forward(ctx, offset, *layers):
         points = offset.detach().reshape(-1, offset.shape[-1]).contiguous()
