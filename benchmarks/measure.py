@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from lib.errors import InputError
 from lib.evaluation import synchronise
-from lib.ops.product import multiply, pack
-from lib.ops.threads import run_in_ranges
+from lib.ops.cpu.product import multiply, pack_matrix
+from lib.ops.cpu.threads import run_in_ranges
 from lib.provenance import PROJECT_ROOT
 
 WARM_UP = {"cpu": 3, "cuda": 5}  # calls: loops and kernels to compile, memory to come by, clocks to raise
@@ -97,7 +97,7 @@ def _product_roads(left: torch.Tensor, right: torch.Tensor) -> dict[str, Callabl
     image = image.contiguous(memory_format=torch.channels_last)
     roads = {"blas": lambda: left @ right.T, "convolution": lambda: F.conv2d(image, kernel)}
     if left.device.type == "cpu":
-        args = left.numpy(), pack(right), np.empty((len(left), len(right)), np.float32)
+        args = left.numpy(), pack_matrix(right), np.empty((len(left), len(right)), np.float32)
         roads["ours, a product a thread"] = lambda: run_in_ranges(lambda *rows: _product(*args, *rows), len(left))
     return roads
 

@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib import ops
-
-NEGATIVE_SLOPE = 0.1
-WEIGHTS = 16  # outputs of a WeightNet
+from lib.ops import NEGATIVE_SLOPE, WEIGHTS
 
 
 class Linear(nn.Linear):

@@ -21,7 +21,7 @@ from lib.ops.cpu.cache import loops_folder
 far, index = torch.tensor([[[0.1, 0, 0], [0.3, 0, 0]]]), torch.tensor([[[0, 1]]])
 with torch.inference_mode():
     weights = ops.inverse_distance_weights(torch.zeros(1, 1, 3), far, index)
-loop = sys.modules["lib.ops.interpolate"]._weights_forward
+loop = sys.modules["lib.ops.cpu.interpolate"].weights_forward
 print([round(weight, 4) for weight in weights[0, 0].tolist()], sum(loop.stats.cache_hits.values()), loops_folder())
 """
 EMBEDDING = """
@@ -74,7 +74,7 @@ def test_a_changed_constant_of_another_file_reaches_the_loop(checkout):
 
 def test_a_changed_instruction_of_another_file_reaches_the_loop(checkout):
     assert run(checkout, EMBEDDING) == "5.0"
-    edit(checkout / "lib/ops/edge_vectors.py", "value = builder.fadd(", "value = builder.fsub(")
+    edit(checkout / "lib/ops/cpu/instructions.py", "value = builder.fadd(", "value = builder.fsub(")
     assert run(checkout, EMBEDDING) == "3.0"
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from lib import ops
 from lib.ops import reference
-from lib.ops.product import multiply, pack
+from lib.ops.cpu.product import multiply, pack_matrix
 from models.scene_flow.pointconv import PointConv, PointConvDown, SharedMLP
 
 
@@ -43,13 +43,13 @@ def product(x: torch.Tensor, packed: np.ndarray, columns: int) -> torch.Tensor:
 def test_products_of_every_size_stay_within_their_rows(dtype, rows, inner, columns):
     torch.manual_seed(0)
     x, matrix = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
-    torch.testing.assert_close(product(x, pack(matrix), columns), x @ matrix.T)
+    torch.testing.assert_close(product(x, pack_matrix(matrix), columns), x @ matrix.T)
 
 
 def test_a_product_lets_what_is_not_finite_through():
     x, matrix = torch.ones(9, 4), torch.ones(20, 4)
     x[2, 1], x[8, 0], matrix[18, 3] = torch.nan, torch.inf, torch.nan
-    torch.testing.assert_close(product(x, pack(matrix), 20), x @ matrix.T, equal_nan=True)
+    torch.testing.assert_close(product(x, pack_matrix(matrix), 20), x @ matrix.T, equal_nan=True)
 
 
 def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights():
@@ -61,9 +61,9 @@ def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights()
     def check(constant: bool):
         layer.requires_grad_(not constant)
         with torch.no_grad():
-            packed = pack(layer.weight)
+            packed = pack_matrix(layer.weight)
             torch.testing.assert_close(product(x, packed, 4), x @ layer.weight.T)
-            assert (pack(layer.weight) is packed) == constant
+            assert (pack_matrix(layer.weight) is packed) == constant
             embedded = ops.flow_embedding(x[None], x[None], index, layer.weight, layer.bias)
             expected = reference.flow_embedding(x[None], x[None], index, layer.weight, layer.bias)
             torch.testing.assert_close(embedded, expected)

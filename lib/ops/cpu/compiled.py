@@ -35,8 +35,8 @@ def compiled(fastmath: bool | set[str] = False) -> Callable[[Callable], Callable
 
 
 def _kept_loop(function: Callable, fastmath: bool | set[str], folder: Path) -> Callable | None:
-    """The loop with its machine code kept in the folder; None where numba chooses another place, which may be stale."""
-    chosen = numba.config.CACHE_DIR  # is the user's again afterwards: functions of others are none of ours
+    """The loop with its machine code kept in the folder; None where numba chose another place, which may be stale."""
+    chosen = numba.config.CACHE_DIR  # set back below: other functions than ours belong there
     numba.config.CACHE_DIR = str(folder)
     try:
         loop = numba.njit(nogil=True, cache=True, fastmath=fastmath)(function)
