@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from lib.errors import InputError
-from lib.ops.product import multiply, pack
-from lib.ops.threads import run_in_ranges
+from lib.ops.cpu.product import multiply, pack_matrix
+from lib.ops.cpu.threads import run_in_ranges
 from lib.provenance import PROJECT_ROOT
 from lib.training.device import synchronise
 
@@ -97,7 +97,7 @@ def _product_roads(left: torch.Tensor, right: torch.Tensor) -> dict[str, Callabl
     image = image.contiguous(memory_format=torch.channels_last)
     roads = {"blas": lambda: left @ right.T, "convolution": lambda: F.conv2d(image, kernel)}
     if left.device.type == "cpu":
-        args = left.numpy(), pack(right), np.empty((len(left), len(right)), np.float32)
+        args = left.numpy(), pack_matrix(right), np.empty((len(left), len(right)), np.float32)
         roads["ours, a product a thread"] = lambda: run_in_ranges(lambda *rows: _product(*args, *rows), len(left))
     return roads
 

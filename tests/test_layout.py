@@ -82,7 +82,10 @@ def test_imports_go_one_way(path):
     assert not above, f"{package} may not import from {', '.join(sorted(above))}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "lib/ops").glob("*.py")), ids=lambda p: p.name)
+OPS = sorted([*ROOT.glob("lib/ops/*.py"), *ROOT.glob("lib/ops/cpu/*.py")])
+
+
+@pytest.mark.parametrize("path", OPS, ids=name_of)
 def test_ops_need_few_libraries(path):
     assert {module.split(".")[0] for module in imports(path)} <= OUTSIDE_OF_OPS | sys.stdlib_module_names | {"lib"}
 

@@ -1,7 +1,8 @@
 """Operations on point clouds: public functions on tensors, one file an operation.
 
 Every operation has a slow twin in ``reference.py``; ``set_backend`` chooses between the implementations.
-``csrc/`` holds the CUDA sources, ``cuda/`` what compiles and launches them.
+``cpu/`` holds the compiled loops of the CPU path, ``csrc/`` the CUDA sources, ``cuda/`` what compiles and launches
+them.
 """
 
 from lib.errors import InputError
@@ -13,10 +14,8 @@ from lib.ops.interpolate import append_weighted_sum, inverse_distance_weights, w
 from lib.ops.join import join
 from lib.ops.knn import knn, knn_each
 from lib.ops.linear import Layer, add_linear, linear, mlp
-from lib.ops.pointconv import pointconv_aggregate
-from lib.ops.pointconv_layer import pointconv_layer
-from lib.ops.pointconv_linear import pointconv_linear
-from lib.ops.pointconv_net import pointconv_net
+from lib.ops.pointconv import pointconv_aggregate, pointconv_layer, pointconv_linear, pointconv_net
+from lib.ops.reference import NEGATIVE_SLOPE, WEIGHTS
 from lib.ops.sampling import furthest_point_sample
 from lib.ops.weight_net import weight_net
 
@@ -24,6 +23,8 @@ __all__ = [
     "BACKENDS",
     "InputError",
     "Layer",
+    "NEGATIVE_SLOPE",
+    "WEIGHTS",
     "add_linear",
     "append_weighted_sum",
     "check_finite",

@@ -11,12 +11,12 @@ from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import full_precision, runs_compiled, runs_kernels
 from lib.ops.checks import check_alike, check_index
-from lib.ops.compiled import compiled
-from lib.ops.edge_vectors import BLOCK, add_and_bend, raise_maximum
+from lib.ops.cpu.compiled import CompiledFunction
+from lib.ops.cpu.flow_embedding import embed, embedding_backward
+from lib.ops.cpu.product import pack_layer
+from lib.ops.cpu.threads import run_in_ranges
 from lib.ops.gather import flat_rows
-from lib.ops.product import pack_layer
 from lib.ops.reference import NEGATIVE_SLOPE
-from lib.ops.threads import run_in_ranges
 
 
 def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ def flow_embedding(query: Tensor, support: Tensor, index: Tensor, weight: Tensor
     if not runs_compiled(query, support, weight):
         return reference.flow_embedding(query, support, index, weight, bias)
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (query, support, weight, bias))
-    return _FlowEmbedding.apply(query, support, index, weight, bias, differentiated)
+    return _FlowEmbedding.run(query, support, index, weight, bias, differentiated)
 
 
-class _FlowEmbedding(torch.autograd.Function):
+class _FlowEmbedding(CompiledFunction):
     @staticmethod
     def forward(ctx, query, support, index, weight, bias, differentiated):
         rows = flat_rows("flow_embedding", index, support.shape[1])  # (B N, K) into (B M) rows
@@ -64,7 +64,7 @@ class _FlowEmbedding(torch.autograd.Function):
         # Whole vectors: zeros add nothing, and the columns behind the last are cut off again.
         arrays = [t.numpy() for t in (_fill_up(queries, panels), _fill_up(table, panels), rows)]
         args = *arrays, panels, shift[None], wide.numpy(), winner.numpy() if differentiated else None
-        run_in_ranges(partial(_embed, *args), len(rows))
+        run_in_ranges(partial(embed, *args), len(rows))
         out = wide[:, : len(matrix)].contiguous()
         ctx.save_for_backward(queries, table, rows, matrix, out, winner)
         ctx.shapes = query.shape, support.shape
@@ -81,7 +81,7 @@ class _FlowEmbedding(torch.autograd.Function):
 
         def run(start, stop):
             grad_table, grad_matrix = np.zeros_like(args[1]), np.zeros_like(args[3])
-            _embedding_backward(*args, grad_table, grad_matrix, start, stop)
+            embedding_backward(*args, grad_table, grad_matrix, start, stop)
             return grad_table, grad_matrix
 
         parts = run_in_ranges(run, len(rows)) or [run(0, 0)]
@@ -95,61 +95,3 @@ def _fill_up(features: Tensor, panels: np.ndarray) -> Tensor:
     """(N, C) -> (N, C') of the panels (D' / n, C', n), contiguous: zeros behind."""
     behind = panels.shape[1] - features.shape[1]
     return F.pad(features, (0, behind)) if behind else features
-
-
-@compiled()
-def _embed(queries, table, rows, panels, bias, out, winner, start, stop):
-    """out = LeakyReLU(max_k matrix LeakyReLU(query + support) + bias), winner = the first k that reaches it.
-
-    One query at a time: its hidden values stay in the core's first cache, the products in its registers. At every width
-    of the networks that is quicker than a product of many queries' hidden values, with AVX-512 as with AVX2.
-    """
-    slope = out.dtype.type(NEGATIVE_SLOPE)
-    edges, last = max(rows.shape[1], BLOCK), rows.shape[1] - 1
-    hidden = np.empty((edges, panels.shape[1]), queries.dtype)  # of one query
-    out[start:stop] = -np.inf
-    if winner is not None:
-        winner[start:stop] = 0
-    for r in range(start, stop):
-        for p in range(len(panels)):
-            for k in range(0, edges, BLOCK):
-                k = min(k, edges - BLOCK)  # the last block may overlap the one before
-                if p == 0:  # block by block, as the processor prepares one while it multiplies another
-                    for j in range(k, k + BLOCK):  # behind the last neighbour, that one again: it raises no maximum
-                        add_and_bend(queries, r, table, rows[r, min(j, last)], hidden, j, slope)
-                raise_maximum(hidden, k, panels, p, out, r, winner)
-        add_and_bend(out, r, bias, 0, out, r, slope)
-
-
-@compiled(fastmath={"contract"})
-def _embedding_backward(
-    queries, table, rows, matrix, winner, grad_out, grad_queries, grad_table, grad_matrix, start, stop
-):
-    slope = table.dtype.type(NEGATIVE_SLOPE)
-    neighbours, channels = rows.shape[1], queries.shape[1]
-    sums = np.empty((neighbours, channels), table.dtype)  # of this query's neighbours, before the LeakyReLU
-    grads = np.empty((neighbours, channels), table.dtype)
-    used = np.empty(neighbours, np.bool_)
-    for r in range(start, stop):
-        used[:] = False
-        for d in range(matrix.shape[0]):
-            used[winner[r, d]] = True
-        for k in range(neighbours):
-            if used[k]:
-                for c in range(channels):
-                    sums[k, c] = queries[r, c] + table[rows[r, k], c]
-                    grads[k, c] = 0
-        for d in range(matrix.shape[0]):
-            k, grad = winner[r, d], grad_out[r, d]
-            for c in range(channels):
-                value = sums[k, c]
-                grad_matrix[d, c] += grad * max(value, slope * value)
-                grads[k, c] += grad * matrix[d, c]
-        grad_queries[r] = 0
-        for k in range(neighbours):
-            if used[k]:
-                source = rows[r, k]
-                for c in range(channels):
-                    grad = grads[k, c] if sums[k, c] > 0 else slope * grads[k, c]
-                    grad_queries[r, c] += grad
-                    grad_table[source, c] += grad

@@ -11,8 +11,9 @@ from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import runs_compiled, runs_inference, runs_kernels
 from lib.ops.checks import check_clouds, check_index
-from lib.ops.compiled import compiled, untraced
-from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
+from lib.ops.cpu.compiled import untraced
+from lib.ops.cpu.gather import flatten, offsets
+from lib.ops.cpu.threads import WORTH_A_THREAD, run_in_ranges
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -51,17 +52,8 @@ def neighbour_offsets(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
     points, table = (cloud.detach().contiguous().numpy().reshape(-1, 3) for cloud in (query, support))
     out = np.empty((*index.shape, 3), points.dtype)
     args = points, table, rows.numpy(), out.reshape(*rows.shape, 3)
-    run_in_ranges(partial(_offsets, *args), len(rows), WORTH_A_THREAD)
+    run_in_ranges(partial(offsets, *args), len(rows), WORTH_A_THREAD)
     return torch.from_numpy(out)
-
-
-@compiled()
-def _offsets(points, table, rows, out, start, stop):
-    for r in range(start, stop):
-        x, y, z = points[r, 0], points[r, 1], points[r, 2]
-        for k in range(rows.shape[1]):
-            near, offset = table[rows[r, k]], out[r, k]
-            offset[0], offset[1], offset[2] = near[0] - x, near[1] - y, near[2] - z
 
 
 @untraced
@@ -73,21 +65,9 @@ def flat_rows(op: str, index: Tensor, points: int) -> Tensor:
     given = index.contiguous().numpy()
     rows = np.empty(given.shape, np.int64)
     flat = len(given), given.shape[1] * given.shape[2]
-    if _flatten(given.reshape(flat), points, rows.reshape(flat)):
+    if flatten(given.reshape(flat), points, rows.reshape(flat)):
         raise InputError(
             f"{op}: index {tuple(index.shape)} holds {index.min().item()} to {index.max().item()}, and the points of a "
             f"cloud are 0 to {points - 1}"
         )
     return torch.from_numpy(rows.reshape(-1, rows.shape[2]))
-
-
-@compiled()
-def _flatten(index: np.ndarray, points: int, rows: np.ndarray) -> int:
-    """rows = index + the cloud's first row; returns how many are outside of the cloud."""
-    wrong = 0
-    for b in range(len(index)):
-        for i in range(index.shape[1]):
-            j = index[b, i]
-            wrong += (j < 0) | (j >= points)
-            rows[b, i] = j + b * points
-    return wrong

@@ -11,9 +11,10 @@ from lib.errors import InputError
 from lib.ops import cuda, reference
 from lib.ops.backend import full_precision, runs_compiled, runs_inference, runs_kernels
 from lib.ops.checks import check_alike, check_clouds, check_index
-from lib.ops.compiled import compiled
+from lib.ops.cpu import interpolate as loops
+from lib.ops.cpu.compiled import CompiledFunction
+from lib.ops.cpu.threads import WORTH_A_THREAD, run_in_ranges
 from lib.ops.gather import flat_rows, gather
-from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
 
 
 def inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> Tensor:
@@ -44,24 +45,8 @@ def _inverse_distance_weights(query: Tensor, support: Tensor, index: Tensor) -> 
     points, table = (cloud.detach().contiguous().numpy().reshape(-1, 3) for cloud in (query, support))
     weights = np.empty(index.shape, points.dtype)
     args = points, table, rows.numpy(), weights.reshape(len(points), index.shape[2])
-    run_in_ranges(partial(_weights_forward, *args), len(points), WORTH_A_THREAD)
+    run_in_ranges(partial(loops.weights_forward, *args), len(points), WORTH_A_THREAD)
     return torch.from_numpy(weights)
-
-
-@compiled(fastmath={"contract"})
-def _weights_forward(points, table, rows, weights, start, stop):
-    least = weights.dtype.type(reference.MIN_DISTANCE**2)
-    one = weights.dtype.type(1)
-    for r in range(start, stop):
-        point, row = points[r], weights[r]
-        total = one * 0
-        for k in range(rows.shape[1]):
-            near = table[rows[r, k]]
-            dx, dy, dz = near[0] - point[0], near[1] - point[1], near[2] - point[2]
-            row[k] = one / np.sqrt(max(dx * dx + dy * dy + dz * dz, least))
-            total += row[k]
-        for k in range(rows.shape[1]):
-            row[k] /= total
 
 
 def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
@@ -75,7 +60,7 @@ def weighted_sum(values: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         return cuda.weighted_sum(values, index, weights)
     if not runs_compiled(values, weights):
         return reference.weighted_sum(values, index, weights)
-    return _WeightedSum.apply(values, index, weights)
+    return _WeightedSum.run(values, index, weights)
 
 
 def append_weighted_sum(features: Tensor, values: Tensor, index: Tensor, weights: Tensor, slope: float = 1.0) -> Tensor:
@@ -98,7 +83,7 @@ def append_weighted_sum(features: Tensor, values: Tensor, index: Tensor, weights
     factors = weights.detach().contiguous().numpy().reshape(rows.shape)
     out = np.empty((len(given), given.shape[1] + table.shape[1]), table.dtype)
     args = table, rows.numpy(), factors, given, table.dtype.type(slope), out
-    run_in_ranges(partial(_append_weighted_sum, *args), len(given), WORTH_A_THREAD)
+    run_in_ranges(partial(loops.append_weighted_sum, *args), len(given), WORTH_A_THREAD)
     return torch.from_numpy(out.reshape(*features.shape[:2], out.shape[1]))
 
 
@@ -112,7 +97,7 @@ def _check_weighted_sum(op: str, values: Tensor, index: Tensor, weights: Tensor)
     check_alike(op, values=values, weights=weights)
 
 
-class _WeightedSum(torch.autograd.Function):
+class _WeightedSum(CompiledFunction):
     @staticmethod
     def forward(ctx, values, index, weights):
         rows = flat_rows("weighted_sum", index, values.shape[1])  # (B N, K) into (B M) rows
@@ -122,7 +107,7 @@ class _WeightedSum(torch.autograd.Function):
         ctx.shapes = values.shape, weights.shape
         out = torch.empty(len(rows), table.shape[1], dtype=values.dtype)
         args = table.numpy(), rows.numpy(), factors.numpy(), out.numpy()
-        run_in_ranges(partial(_weighted_sum_forward, *args), len(rows), WORTH_A_THREAD)
+        run_in_ranges(partial(loops.weighted_sum_forward, *args), len(rows), WORTH_A_THREAD)
         return out.view(*index.shape[:2], -1)
 
     @staticmethod
@@ -135,54 +120,8 @@ class _WeightedSum(torch.autograd.Function):
 
         def run(start, stop):
             grad_table = np.zeros(table.shape, args[0].dtype)
-            _weighted_sum_backward(*args, grad_table, start, stop)
+            loops.weighted_sum_backward(*args, grad_table, start, stop)
             return grad_table
 
         grad_table = sum(run_in_ranges(run, len(rows)), np.zeros((), args[0].dtype))
         return torch.from_numpy(grad_table).view(ctx.shapes[0]), None, grad_factors.view(ctx.shapes[1])
-
-
-@compiled(fastmath={"contract"})
-def _weighted_sum_forward(table, rows, factors, out, start, stop):
-    for r in range(start, stop):
-        _row_sum(table, rows[r], factors[r], out[r])
-
-
-@compiled(fastmath={"contract"})
-def _row_sum(table, near, factors, out):
-    if len(near) == 3:  # as good as always: one pass
-        one, two, three = table[near[0]], table[near[1]], table[near[2]]
-        a, b, c = factors[0], factors[1], factors[2]
-        for i in range(len(out)):
-            out[i] = a * one[i] + b * two[i] + c * three[i]
-        return
-    out[:] = 0
-    for k in range(len(near)):
-        row, factor = table[near[k]], factors[k]
-        for i in range(len(out)):
-            out[i] += factor * row[i]
-
-
-@compiled(fastmath={"contract"})
-def _append_weighted_sum(table, rows, factors, features, slope, out, start, stop):
-    width = features.shape[1]
-    for r in range(start, stop):
-        out[r, :width] = features[r]
-        behind = out[r, width:]
-        _row_sum(table, rows[r], factors[r], behind)
-        for i in range(len(behind)):
-            behind[i] = max(behind[i], slope * behind[i])  # LeakyReLU, as the slope is at most 1
-
-
-@compiled(fastmath={"contract", "reassoc"})
-def _weighted_sum_backward(table, rows, factors, grad_out, grad_factors, grad_table, start, stop):
-    channels = table.shape[1]
-    for r in range(start, stop):
-        for k in range(rows.shape[1]):
-            source, factor = rows[r, k], factors[r, k]
-            for c in range(channels):
-                grad_table[source, c] += factor * grad_out[r, c]
-            dot = factor * 0
-            for c in range(channels):
-                dot += table[source, c] * grad_out[r, c]
-            grad_factors[r, k] = dot

@@ -9,8 +9,8 @@ from torch import Tensor
 from lib.errors import InputError
 from lib.ops.backend import runs_inference
 from lib.ops.checks import check_devices
-from lib.ops.compiled import compiled
-from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
+from lib.ops.cpu.gather import copy_columns
+from lib.ops.cpu.threads import WORTH_A_THREAD, run_in_ranges
 
 
 def join(*features: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def join(*features: Tensor) -> Tensor:
     tables = [f.detach().contiguous().numpy().reshape(-1, f.shape[2]) for f in features]  # (B N, C_i)
     out = np.empty((len(tables[0]), sum(table.shape[1] for table in tables)), tables[0].dtype)
     ends = np.cumsum([table.shape[1] for table in tables])
-    copies = [partial(_copy, table, out, end - table.shape[1]) for table, end in zip(tables, ends, strict=True)]
+    copies = [partial(copy_columns, table, out, end - table.shape[1]) for table, end in zip(tables, ends, strict=True)]
 
     def run(start: int, stop: int) -> None:
         for copy in copies:
@@ -36,10 +36,3 @@ def join(*features: Tensor) -> Tensor:
 
     run_in_ranges(run, len(out), WORTH_A_THREAD)
     return torch.from_numpy(out.reshape(*features[0].shape[:2], out.shape[1]))
-
-
-@compiled()
-def _copy(table, out, column, start, stop):
-    for r in range(start, stop):
-        for c in range(table.shape[1]):
-            out[r, column + c] = table[r, c]

@@ -11,9 +11,9 @@ from torch import Tensor
 from lib.errors import InputError
 from lib.ops.backend import runs_inference
 from lib.ops.checks import check_devices
-from lib.ops.compiled import compiled
-from lib.ops.product import kept, multiply, pack_layer
-from lib.ops.threads import WORTH_A_THREAD, run_in_ranges
+from lib.ops.cpu import linear as loops
+from lib.ops.cpu.product import kept, pack_layer
+from lib.ops.cpu.threads import WORTH_A_THREAD, run_in_ranges
 
 WORTH_A_PRODUCT = 500_000  # multiply-adds: about 10 us
 Layer = tuple[Tensor, Tensor, float]  # weight (D, C), bias (D), the slope of the LeakyReLU behind it; 1: none
@@ -69,31 +69,18 @@ def row_loop(rows: np.ndarray, layers: Sequence[Layer]) -> tuple[Callable[[int, 
 
     Not differentiable.
     """
-    loops, outputs = [], []
+    steps, outputs = [], []
     for weight, bias, slope in layers:
         out = np.empty((len(rows), len(bias)), rows.dtype)
-        loops.append(partial(_linear, rows, *pack_layer(weight, bias), rows.dtype.type(slope), out))
+        steps.append(partial(loops.linear, rows, *pack_layer(weight, bias), rows.dtype.type(slope), out))
         outputs.append(out)
         rows = out
 
     def run(start: int, stop: int) -> None:
-        for loop in loops:
-            loop(start, stop)
+        for step in steps:
+            step(start, stop)
 
     return run, outputs
-
-
-@compiled(fastmath={"contract"})
-def _linear(values, packed, bias, slope, out, start, stop):
-    step = max(8, (1 << 16) // out.shape[1] // 8 * 8)  # rows that are still in a core's cache when they are bent
-    for a in range(start, stop, step):
-        b = min(a + step, stop)
-        multiply(values, a, packed, out, a, b - a)
-        for r in range(a, b):
-            row = out[r]
-            for c in range(len(row)):
-                value = row[c] + bias[c]
-                row[c] = max(value, slope * value)  # LeakyReLU, as the slope is at most 1
 
 
 def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor | None = None, sign: float = 1.0) -> Tensor:
@@ -119,7 +106,7 @@ def add_linear(values: Tensor, points: Tensor, weight: Tensor, bias: Tensor | No
     places = points.detach().contiguous().numpy().reshape(-1, 3)
     out = np.empty(given.shape, given.dtype)
     args = given.reshape(-1, width), places, *_columns(weight, *shift), given.dtype.type(sign), out.reshape(-1, width)
-    run_in_ranges(partial(_add_linear, *args), len(places), WORTH_A_THREAD)
+    run_in_ranges(partial(loops.add_linear, *args), len(places), WORTH_A_THREAD)
     return torch.from_numpy(out)
 
 
@@ -128,12 +115,3 @@ def _columns(weight: Tensor, bias: Tensor | None = None) -> tuple[np.ndarray, np
     """weight (C, 3) transposed, and bias (C), zeros where there is none."""
     shift = weight.new_zeros(len(weight)) if bias is None else bias.detach().contiguous()
     return weight.detach().T.contiguous().numpy(), shift.numpy()
-
-
-@compiled(fastmath={"contract"})
-def _add_linear(values, points, matrix, bias, sign, out, start, stop):
-    for r in range(start, stop):
-        row, value = out[r], values[r]
-        x, y, z = sign * points[r, 0], sign * points[r, 1], sign * points[r, 2]
-        for c in range(len(row)):
-            row[c] = value[c] + (x * matrix[0, c] + y * matrix[1, c] + z * matrix[2, c] + bias[c])

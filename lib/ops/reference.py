@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NEGATIVE_SLOPE = 0.1  # of every LeakyReLU in the network
+WEIGHTS = 16  # of a neighbour in a PointConv: what its weight net makes
 MIN_DISTANCE = 1e-10  # metres; keeps the inverse of a distance finite
 CHUNK = 1024  # queries whose N x M distances are held at once
 

@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib import ops
+from lib.ops import NEGATIVE_SLOPE, WEIGHTS
 from models.norm import BatchNorm
-
-NEGATIVE_SLOPE = 0.1
-WEIGHTS = 16  # outputs of a WeightNet
 
 
 class Linear(nn.Linear):

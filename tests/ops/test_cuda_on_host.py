@@ -9,7 +9,6 @@ from itertools import product
 
 import pytest
 import torch
-from cuda_on_host.emulator import COMPILER, Emulator
 
 from lib import ops
 from lib.ops import InputError, cuda, reference
@@ -17,6 +16,7 @@ from lib.ops.cuda import launch, pointconv, program, sampling
 from lib.ops.cuda.launch import Hardware
 from lib.ops.cuda.sampling import sampling_launch
 from models import build_model
+from tests.ops.cuda_on_host.emulator import COMPILER, Emulator
 from tests.ops.test_ops import CLOUDS, cases, generator, grid_cloud, normal, uniform_cloud, weight_net_layers
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is missing: the kernels cannot run on this CPU")
@@ -351,7 +351,7 @@ def test_a_missing_barrier_is_noticed(tmp_path, monkeypatch, source, barrier):
     parts = (tmp_path / f"{source}.cu").read_text().split("__syncthreads();")
     text = "__syncthreads();".join(parts[: barrier + 1]) + "__syncthreads();".join(["", *parts[barrier + 1 :]])[16:]
     (tmp_path / f"{source}.cu").write_text(text)
-    monkeypatch.setattr("cuda_on_host.emulator.CSRC", tmp_path)
+    monkeypatch.setattr("tests.ops.cuda_on_host.emulator.CSRC", tmp_path)
     broken = Emulator(tmp_path)
     monkeypatch.setattr(launch, "execute", broken.execute)
     monkeypatch.setattr(launch, "hardware", lambda device: HOPPER)

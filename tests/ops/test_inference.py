@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from lib import ops
 from lib.ops import reference
-from lib.ops.product import multiply, pack
+from lib.ops.cpu.product import multiply, pack_matrix
 from models.scene_flow.pointconv import PointConv, PointConvDown, SharedMLP
 
 
@@ -43,13 +43,13 @@ def product(x: torch.Tensor, packed: np.ndarray, columns: int) -> torch.Tensor:
 def test_products_of_every_size_stay_within_their_rows(dtype, rows, inner, columns):
     torch.manual_seed(0)
     x, matrix = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
-    torch.testing.assert_close(product(x, pack(matrix), columns), x @ matrix.T)
+    torch.testing.assert_close(product(x, pack_matrix(matrix), columns), x @ matrix.T)
 
 
 def test_a_product_lets_what_is_not_finite_through():
     x, matrix = torch.ones(9, 4), torch.ones(20, 4)
     x[2, 1], x[8, 0], matrix[18, 3] = torch.nan, torch.inf, torch.nan
-    torch.testing.assert_close(product(x, pack(matrix), 20), x @ matrix.T, equal_nan=True)
+    torch.testing.assert_close(product(x, pack_matrix(matrix), 20), x @ matrix.T, equal_nan=True)
 
 
 def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights():
@@ -61,9 +61,9 @@ def test_the_kept_matrix_of_a_frozen_layer_follows_every_change_of_its_weights()
     def check(constant: bool):
         layer.requires_grad_(not constant)
         with torch.no_grad():
-            packed = pack(layer.weight)
+            packed = pack_matrix(layer.weight)
             torch.testing.assert_close(product(x, packed, 4), x @ layer.weight.T)
-            assert (pack(layer.weight) is packed) == constant
+            assert (pack_matrix(layer.weight) is packed) == constant
             embedded = ops.flow_embedding(x[None], x[None], index, layer.weight, layer.bias)
             expected = reference.flow_embedding(x[None], x[None], index, layer.weight, layer.bias)
             torch.testing.assert_close(embedded, expected)
@@ -113,6 +113,49 @@ def test_torch_compile_goes_round_the_compiled_loops():
         layer.requires_grad_(not freeze)
         with torch.no_grad():
             torch.testing.assert_close(torch.compile(call, backend="eager")(xyz, features), call(xyz, features))
+
+
+class SmallNetwork(torch.nn.Module):
+    """Every operation of a scene flow network, once: a flow (B, N, 3) from two clouds (B, N, 3) in metres."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = SharedMLP(3, 8), PointConv(8, 16)
+        self.mix, self.head = torch.nn.Linear(16, 16), torch.nn.Linear(24, 3)
+
+    def forward(self, xyz1: torch.Tensor, xyz2: torch.Tensor) -> torch.Tensor:
+        index = ops.furthest_point_sample(xyz1, xyz1.shape[1] // 2)
+        coarse = ops.gather(xyz1, index)  # (B, N / 2, 3)
+        own, other, back = ops.knn_each((coarse, xyz1, 9), (coarse, xyz2, 4), (xyz1, coarse, 3))
+        features1, features2 = self.stem(xyz1), self.stem(xyz2)  # (B, N, 8)
+        conv = self.conv(ops.neighbour_offsets(coarse, xyz1, own), features1, own)  # (B, N / 2, 16)
+        support = ops.join(features2, features2)  # (B, N, 16)
+        embedded = ops.flow_embedding(conv, support, other, self.mix.weight, self.mix.bias)  # (B, N / 2, 16)
+        weights = ops.inverse_distance_weights(xyz1, coarse, back)
+        return self.head(ops.append_weighted_sum(features1, embedded, back, weights))
+
+
+def test_torch_compile_takes_further_pairs_of_one_shape_as_they_are():
+    """The graphs end at the compiled loops, but none is made again for other clouds."""
+    torch.manual_seed(0)
+    net, graphs = SmallNetwork().eval(), []
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    made = []
+    for _ in range(3):
+        xyz = torch.rand(1, 128, 3) * 10
+        pair = xyz, xyz + 0.1 * torch.randn(1, 128, 3)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*pair), net(*pair), rtol=1e-4, atol=1e-4)
+        made.append(len(graphs))
+    assert made[0] > 0 and made == made[:1] * 3
+    with torch.no_grad(), pytest.raises(ops.InputError, match="NaN"):
+        compiled(xyz * float("nan"), xyz)
+    compiled(*pair).sum().backward()
+    gradients = [parameter.grad.clone() for parameter in net.parameters()]
+    net.zero_grad()
+    net(*pair).sum().backward()
+    torch.testing.assert_close(gradients, [parameter.grad for parameter in net.parameters()], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

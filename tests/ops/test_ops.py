@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 
 from lib import ops
 from lib.ops import InputError, reference
-from lib.ops.buckets import bucket_clouds
+from lib.ops.cpu.buckets import bucket_clouds
 from tests.runs import ROOT
 
 generator = torch.Generator().manual_seed(0)

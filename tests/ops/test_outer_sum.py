@@ -7,8 +7,8 @@ import torch
 
 from lib import ops
 from lib.ops import reference
-from lib.ops.pointconv import aggregate_forward
-from lib.ops.weight_net import weight_net_forward
+from lib.ops.cpu.pointconv import aggregate_forward
+from lib.ops.cpu.weight_net import weight_net_forward
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13}
 SIZES = [*product((1, 5), (1, 2, 9, 16), (1, 3, 8, 20)), (0, 9, 8), (3, 9, 31), (3, 4, 33)]  # queries, K, C

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lib.ops.compiled import cpu_features
+from lib.ops.cpu.compiled import cpu_features
 from tests.runs import ROOT
 
 TESTS = ("tests/ops/test_outer_sum.py", "tests/ops/test_flow_embedding.py", "tests/ops/test_inference.py")

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from lib.ops.helper import Helper
-from lib.ops.threads import run_in_ranges, run_side_by_side
+from lib.ops.cpu.helper import Helper
+from lib.ops.cpu.threads import run_in_ranges, run_side_by_side
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_forked_process_has_helpers_of_its_own(torch_threads):
 
 def test_a_process_may_end_right_behind_a_task():
     code = (
-        "import lib, torch; from lib.ops.threads import run_side_by_side; torch.set_num_threads(2);"
+        "import lib, torch; from lib.ops.cpu.threads import run_side_by_side; torch.set_num_threads(2);"
         "print(run_side_by_side([lambda: 1, lambda: 2]))"
     )
     for _ in range(3):

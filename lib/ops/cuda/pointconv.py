@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lib.ops.cuda.gather import sum_edges
 from lib.ops.cuda.launch import Launch, blocks, instance, run
+from lib.ops.reference import WEIGHTS
 
 # As in csrc/pointconv.cu.
-WIDTH = 16  # weights of a neighbour
 FORWARD_TILE, FORWARD_THREADS = 64, 128  # features and threads of a block
 BACKWARD_EDGES, BACKWARD_THREADS = 16, 256  # edges that a block takes at a time
 BACKWARD_BLOCKS = 2048  # at most: they share the edges, and each writes its sums for the layers
@@ -33,7 +33,7 @@ def _coordinate_dtype(features: Tensor) -> torch.dtype:
 def _pointconv(offset: Tensor, features: Tensor, index: Tensor, layers: Sequence[Tensor]) -> Tensor:
     batch, queries, neighbours = index.shape
     points, channels = features.shape[1:]
-    out = features.new_empty(batch, queries, (3 + channels) * WIDTH)
+    out = features.new_empty(batch, queries, (3 + channels) * WEIGHTS)
     inputs = [t.contiguous() for t in (offset, features, index, *layers)]
     grid = (batch * queries, max(1, blocks(channels, FORWARD_TILE)))
     args = (*inputs, out, queries, points, neighbours, channels)
@@ -43,7 +43,7 @@ def _pointconv(offset: Tensor, features: Tensor, index: Tensor, layers: Sequence
 
 @_pointconv.register_fake
 def _(offset, features, index, layers):
-    return features.new_empty(*index.shape[:2], (3 + features.shape[2]) * WIDTH)
+    return features.new_empty(*index.shape[:2], (3 + features.shape[2]) * WEIGHTS)
 
 
 def _setup(ctx, inputs, output):

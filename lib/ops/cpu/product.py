@@ -1,8 +1,7 @@
 """Matrix products of the compiled CPU path, for other compiled loops to call.
 
-A library's product would be called from Python, which takes Python's lock between the pieces that fit a core's cache;
-it leaves such pieces for every other thread to wait for, and the narrow matrices of these networks far from the
-processor's limit.
+A library's product would be called from Python once for every piece that fits a core's cache. Each call takes Python's
+lock, for which all other threads wait. And libraries are slow on matrices as narrow as those of these networks.
 """
 
 import weakref
@@ -13,9 +12,8 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from lib.ops.compiled import compiled
-from lib.ops.registers import ROWS, VECTOR_BYTES
-from lib.ops.tile import product_tile
+from lib.ops.cpu.compiled import compiled
+from lib.ops.cpu.instructions import ROWS, VECTOR_BYTES, product_tile
 
 T = TypeVar("T")
 PANELS = 2 if ROWS == 8 else 1  # at once; the last one of an odd number goes alone
@@ -34,7 +32,7 @@ def kept(arrange: Callable[..., T]) -> Callable[..., T]:
     @wraps(arrange)
     def keep(*tensors: Tensor, **options: float) -> T:
         first = tensors[0]
-        for tensor in tensors:  # inference tensors do not count their changes
+        for tensor in tensors:  # inference tensors do not number their changes
             if tensor.requires_grad or tensor.is_inference():
                 return arrange(*tensors, **options)
         if not isinstance(first, nn.Parameter):
@@ -57,7 +55,7 @@ def kept(arrange: Callable[..., T]) -> Callable[..., T]:
 
 
 @kept
-def pack(matrix: Tensor) -> np.ndarray:
+def pack_matrix(matrix: Tensor) -> np.ndarray:
     """A layer's matrix (D, C) in CPU memory in panels (D' / n, C', n) of n columns, a vector of float32 or float64.
 
     D' and C' are D and C up to the next multiple of n; there are zeros behind.
@@ -67,8 +65,8 @@ def pack(matrix: Tensor) -> np.ndarray:
 
 @kept
 def pack_layer(matrix: Tensor, bias: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix (D, C) as by ``pack`` and bias (D), zeros behind: (D')."""
-    packed = pack(matrix)
+    """Matrix (D, C) as by ``pack_matrix`` and bias (D), zeros behind: (D')."""
+    packed = pack_matrix(matrix)
     shift = np.zeros(len(packed) * packed.shape[2], packed.dtype)
     shift[: len(bias)] = bias.detach().numpy()
     return packed, shift
@@ -86,10 +84,10 @@ def _panels(matrix):
 
 
 @compiled()
-def multiply(values: np.ndarray, first: int, packed: np.ndarray, out: np.ndarray, start: int, count: int) -> None:
-    """out[start : start + count] = values[first : first + count] matrix^T, with the matrix (D, C) from ``pack``.
+def multiply(values: np.ndarray, first: int, packed: np.ndarray, out: np.ndarray, start: int, number: int) -> None:
+    """out[start : start + number] = values[first : first + number] matrix^T.
 
-    values (R, C) and out (N, D), both contiguous.
+    values (R, C) and out (N, D), both contiguous; packed: the matrix (D, C) by ``pack_matrix``.
     """
     panels, _, lanes = packed.shape
     corner = np.empty((ROWS, PANELS * lanes), values.dtype)  # for columns that fill no whole panel
@@ -98,8 +96,8 @@ def multiply(values: np.ndarray, first: int, packed: np.ndarray, out: np.ndarray
         column, width = panel * lanes, PANELS * lanes if wide else lanes
         fits = column + width <= out.shape[1]
         r = 0
-        while r < count:
-            rows = ROWS if r + ROWS <= count else 1
+        while r < number:
+            rows = ROWS if r + ROWS <= number else 1
             target, place, begin = (out, start + r, column) if fits else (corner, 0, 0)
             if rows == ROWS and wide:
                 _tile(values, first + r, packed, panel, target, place, begin)

@@ -1,18 +1,19 @@
 """Vectors of ``LANES`` numbers in compiled loops: what LLVM does not find by itself.
 
-``load`` and ``spread`` make them; +, -, *, < and <= take two. They become part of the loops that call them, and numba
-keeps those by the date of their own file: when this file changes, touch ``knn.py`` and ``nearest.py`` as well.
+``load`` and ``spread`` make them; +, -, *, < and <= take two.
 """
 
 import operator
 from typing import Any
 
-from lib.ops.compiled import numba
+from lib.ops.cpu.compiled import numba
 
 LANES = 16  # as many numbers of 32 bits as a register of AVX-512 holds
 
 if numba is None:
-    load = store = spread = narrow = larger = count = add_where = pack = None  # the loops that call them refuse to run
+    load = store = spread = narrow = larger = count_chosen = add_where = compress = (
+        None  # the loops that call them refuse to run
+    )
 else:
     from llvmlite import ir
     from numba.core import cgutils, types
@@ -20,9 +21,9 @@ else:
     from numba.core.typing.templates import AbstractTemplate, infer_global
     from numba.extending import intrinsic, lower_builtin, models, register_model
 
-    from lib.ops.registers import AVX512, in_every_lane
+    from lib.ops.cpu.instructions import AVX512, INT64, in_every_lane
 
-    BITS, WHOLE = ir.IntType(LANES), ir.IntType(64)
+    LANE_BITS = ir.IntType(LANES)  # a comparison's outcome, a bit a lane
 
     class Vector(types.Type):
         """Type of a vector: its numbers are of the numba type ``of``, boolean for the outcome of a comparison."""
@@ -113,11 +114,11 @@ else:
         return a(a, b), generate
 
     @intrinsic
-    def count(_context: Any, chosen: Any) -> Any:
+    def count_chosen(_context: Any, chosen: Any) -> Any:
         """How many lanes a comparison holds for."""
 
         def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            return builder.zext(builder.ctpop(builder.bitcast(args[0], BITS)), WHOLE)
+            return builder.zext(builder.ctpop(builder.bitcast(args[0], LANE_BITS)), INT64)
 
         return types.int64(chosen), generate
 
@@ -131,29 +132,29 @@ else:
         return numbers(numbers, chosen), generate
 
     @intrinsic
-    def pack(_context: Any, vector: Any, chosen: Any, out: Any, place: Any) -> Any:
+    def compress(_context: Any, vector: Any, chosen: Any, out: Any, place: Any) -> Any:
         """Moves the numbers (of 32 bits) of the chosen lanes to out[place:].
 
         Whatever out held in the ``LANES`` places from ``place`` on is lost. One instruction with AVX-512, a loop
         elsewhere.
         """
-        return types.void(vector, chosen, out, types.int64), _pack
+        return types.void(vector, chosen, out, types.int64), _compress
 
-    def _pack(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def _compress(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector, chosen, out, place = args
         lane_type = vector.type.element
         if AVX512:
             name = f"llvm.experimental.vector.compress.v{LANES}{'f' if lane_type == ir.FloatType() else 'i'}32"
             kind = ir.FunctionType(vector.type, [vector.type, chosen.type, vector.type])
-            compress = cgutils.get_or_insert_function(builder.module, kind, name)
-            packed = builder.call(compress, [vector, chosen, ir.Constant(vector.type, ir.Undefined)])
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            packed = builder.call(function, [vector, chosen, ir.Constant(vector.type, ir.Undefined)])
             builder.store(packed, _address(context, builder, signature.args[2], out, place, vector.type), align=4)
         else:  # LLVM's stand-in for the instruction is slow: one by one, the next takes the place of one that is not
-            any_chosen = builder.icmp_unsigned("!=", builder.bitcast(chosen, BITS), BITS(0))
+            any_chosen = builder.icmp_unsigned("!=", builder.bitcast(chosen, LANE_BITS), LANE_BITS(0))
             with builder.if_then(any_chosen):
                 for lane in range(LANES):
                     index = ir.IntType(32)(lane)
                     address = _address(context, builder, signature.args[2], out, place, lane_type)
                     builder.store(builder.extract_element(vector, index), address)
-                    place = builder.add(place, builder.zext(builder.extract_element(chosen, index), WHOLE))
+                    place = builder.add(place, builder.zext(builder.extract_element(chosen, index), INT64))
         return context.get_dummy_value()

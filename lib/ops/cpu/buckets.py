@@ -1,8 +1,8 @@
-"""A cloud in spatial order, cut into small boxes: what the compiled sampling and search skip whole boxes by.
+"""A cloud in spatial order, cut into small boxes, so that the sampling and the search can skip whole boxes.
 
-Everything is in float64 with one rule for distances, dx dx + dy dy + dz dz. Subtraction, product and sum are rounded
-but never fall when their operands grow, so the distance to a box computed by the same rule is at most that to any point
-in it, to the last bit: skipping a box never changes a result.
+All distances are dx dx + dy dy + dz dz in float64. Rounding keeps order: a rounded sum or product never falls when an
+operand grows. So the computed distance to a box never exceeds that to a point in it, not even in the last bit, and
+skipping a box never changes a result.
 """
 
 from collections import deque
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.ops.compiled import compiled
-from lib.ops.threads import run_side_by_side
+from lib.ops.cpu.compiled import compiled
+from lib.ops.cpu.threads import WORTH_A_THREAD, run_side_by_side
 
 _latest: deque[tuple] = deque(maxlen=16)  # key, cloud, boxes
 
-FEW = 512  # points; they are sorted before another thread has begun
-FINEST = 8  # points; the order goes on inside of a box down to runs of so many
+BOX_POINTS = 32  # of most searches, and of the sampling, which then takes the boxes that are there
+FINEST = 8  # points; within a box the points are ordered on, down to groups of so many
 
 
 class Buckets(NamedTuple):
@@ -44,7 +44,7 @@ def bucket_clouds(clouds: list[np.ndarray], size: int) -> list[Buckets]:
 
 
 def _key(cloud: np.ndarray, size: int) -> tuple[int, tuple[int, ...], bytes]:
-    """What tells most clouds apart at a glance."""
+    """Size, shape and first point: most clouds differ in these already."""
     return size, cloud.shape, cloud[0].tobytes()
 
 
@@ -66,7 +66,7 @@ def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
     rows = [np.empty((len(cloud), 4)) for cloud in clouds]
     each = list(zip(clouds, rows, made, strict=True))
     starts = [partial(_begin, cloud, size, r, m.order, m.points) for cloud, r, m in each]
-    few = sum(map(len, rows)) <= FEW
+    few = sum(map(len, rows)) <= WORTH_A_THREAD
     middles = [start() for start in starts] if few else run_side_by_side(starts)
     pieces = []
     for (_, r, m), middle in zip(each, middles, strict=True):
@@ -82,7 +82,10 @@ def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
 
 @compiled()
 def _begin(cloud, size, rows, order, points):
-    """rows (N, 4) = the points and their numbers, exact in float64, which move as one; cut in two: returns where."""
+    """Fills rows (N, 4) with the points and their numbers, and cuts them in two; returns where.
+
+    The numbers are exact in float64, and so move with their points.
+    """
     count = len(cloud)
     for j in range(count):
         rows[j, 0], rows[j, 1], rows[j, 2], rows[j, 3] = cloud[j, 0], cloud[j, 1], cloud[j, 2], j

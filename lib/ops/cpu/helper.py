@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lib.ops.compiled import compiled, numba
+from lib.ops.cpu.compiled import compiled, numba
 
 ROUNDS = 1000  # looks at a counter: about 0.3 ms
 
@@ -88,7 +88,7 @@ class Helper:
         self._given.raise_to(self._number)
 
     def finish(self) -> None:
-        """Returns when the task is done, or at once where it has not begun: then it never does. Raises its error."""
+        """Waits for the task and raises its error. A task that has not begun yet is taken back, and never runs."""
         try:
             self._tasks.pop()
         except IndexError:  # the helper has it

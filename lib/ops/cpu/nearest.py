@@ -1,25 +1,22 @@
-"""Which of the points that are tried for a query are its nearest: how far they reach, and their order.
-
-Part of the loop in ``knn.py``, and kept by numba with it: when this file changes, touch that one as well.
-"""
+"""From the distances of many points to a query, its k nearest: the distance of the k-th, and their order."""
 
 import numpy as np
 
-from lib.ops.compiled import compiled
-from lib.ops.vectors import LANES, add_where, count, load, pack, spread, store
+from lib.ops.cpu.compiled import compiled
+from lib.ops.cpu.vectors import LANES, add_where, compress, count_chosen, load, spread, store
 
 
 @compiled()
 def likely_reach(tried: np.ndarray, number: int, k: int, guess: float, most: float) -> float:
-    """What at least k of the ``number`` tried ones do not exceed, and few others; -1 if that is above ``most``.
+    """A limit with k of the distances tried[:number] within it, or a few more; -1 where fewer are within ``most``.
 
-    Counting is quick. It spares ranking points that are not among the k.
+    ``guess`` is the first limit. Points beyond the limit need not be ranked, and counting is quicker than ranking.
     """
     plenty = k + k // 4 + 8
     few, enough = 0.0, -1.0
     reach = min(guess, most)
     for _ in range(8):
-        n = _count(tried, number, reach)
+        n = _count_within(tried, number, reach)
         if n < k:
             if reach == most:
                 return -1.0
@@ -33,16 +30,16 @@ def likely_reach(tried: np.ndarray, number: int, k: int, guess: float, most: flo
         if enough >= 0 and not few < reach < enough:
             reach = (few + enough) / 2
     if enough < 0:
-        enough = most if _count(tried, number, most) >= k else -1.0
+        enough = most if _count_within(tried, number, most) >= k else -1.0
     return enough
 
 
 @compiled()
-def _count(tried, number, limit):
-    """How many of the first ones are at most the limit."""
+def _count_within(tried, number, limit):
+    """How many of tried[:number] are at most the limit."""
     most, n = spread(np.float32(limit)), 0
     for j in range(0, number, LANES):
-        n += count(load(tried, j) <= most)
+        n += count_chosen(load(tried, j) <= most)
     return n
 
 
@@ -50,14 +47,14 @@ def _count(tried, number, limit):
 def candidates(
     tried: np.ndarray, order: np.ndarray, number: int, limit: float, keys: np.ndarray, places: np.ndarray
 ) -> int:
-    """Collects the tried distances up to a limit and the places they belong to; returns how many."""
+    """Collects the distances tried[:number] up to a limit, and their places in the order; returns how many."""
     most, kept = spread(np.float32(limit)), 0
     for j in range(0, number, LANES):
         key = load(tried, j)
         chosen = key <= most
-        pack(key, chosen, keys, kept)
-        pack(load(order, j), chosen, places, kept)
-        kept += count(chosen)
+        compress(key, chosen, keys, kept)
+        compress(load(order, j), chosen, places, kept)
+        kept += count_chosen(chosen)
     return kept
 
 
@@ -72,9 +69,10 @@ def rank(
     ranks: np.ndarray,
     rows: np.ndarray,
 ) -> bool:
-    """Puts the rows of the places in the order of their keys; False where two keys are within the margin.
+    """Fills ``rows`` in the order of the keys; returns False where two keys differ by no more than the margin.
 
-    keys have room for a vector more; later (float32) and ranks (int32) are for use here.
+    keys[:number] are distances in float32, places[i] the place of key i in ``order``. keys has room for one vector
+    more. later (float32) and ranks (int32) are scratch memory.
     """
     margin = spread(np.float32(margin))
     store(spread(np.float32(np.inf)), keys, number)
@@ -102,9 +100,9 @@ def insert(
     distances: np.ndarray,
     rows: np.ndarray,
 ) -> None:
-    """The rows (k) of the nearest of some places, by distances in float64; equal ones in the order of their rows.
+    """Fills ``rows`` (k,) with the nearest of places[:number], by distances in float64; of equals the lower row first.
 
-    points and order as of ``Buckets``; query (3,); distances (k,) are for use here.
+    points and order are those of ``Buckets``; query (3,); distances (k,) is scratch memory.
     """
     x, y, z = query
     size, k = points.shape[2], len(rows)

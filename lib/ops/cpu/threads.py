@@ -16,8 +16,8 @@ from typing import TypeVar
 
 import torch
 
-from lib.ops.compiled import untraced
-from lib.ops.helper import Helper
+from lib.ops.cpu.compiled import untraced
+from lib.ops.cpu.helper import Helper
 
 T = TypeVar("T")
 WORTH_A_THREAD = 512  # rows of an operation that does little for each: about 10 us
