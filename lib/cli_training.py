@@ -16,22 +16,34 @@ from lib.training.run_folder import RunFolder
 # Flags that a resumed run may change: where it runs, where its data lie, and how long it goes on.
 FREE_FLAGS = {"workers", "device", "out", "data_root", "epochs", "steps", "patience", "resume"}
 
+# Fields of Recipe that are flags: name -> (options of argparse, help). The defaults are the task's.
+RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
+    "batch_size": ({"type": number(int, 1), "metavar": "B"}, "scenes a step, over all processes together"),
+    "optimizer": ({"choices": list(OPTIMIZERS)}, "optimizer"),
+    "lr": ({"type": number(float, 0, open_low=True)}, "learning rate"),
+    "schedule": (
+        {"choices": list(SCHEDULES)},
+        "step: changes every --lr-step epochs; one-cycle: up to 10 times --lr and down again; milestones: a tenth "
+        "after 1/2, 2/3 and 5/6 of the steps",
+    ),
+    "lr_step": ({"type": number(int, 1), "metavar": "E"}, "step: the learning rate changes every E epochs ..."),
+    "lr_gamma": ({"type": number(float, 0, 1, open_low=True)}, "... by this factor"),
+    "lr_min": ({"type": number(float, 0)}, "step: the rate never falls below this"),
+    "lr_rise": ({"type": number(float, 0, 1)}, "one-cycle: part of the steps in which the rate rises"),
+    "warm_up": (
+        {"type": number(int, 0), "metavar": "K"},
+        "milestones: steps in which the rate rises from a thousandth",
+    ),
+    "weight_decay": ({"type": number(float, 0)}, "L2 penalty of the weights; with adamw their decay"),
+    "clip_norm": ({"type": number(float, 0)}, "largest norm of the whole gradient; 0: not clipped"),
+    "clip_value": ({"type": number(float, 0)}, "largest absolute value in the gradient; 0: not clipped"),
+}
+
 
 def add_training_flags(parser: argparse.ArgumentParser, task: Task, role: str, out: str) -> None:
     """Flags of both training scripts. role: "teacher" or "student", whose published recipe is the default."""
     recipe = task.recipes[role]
-
-    def published(name: str) -> Any:
-        return recipe.get(name, Recipe.__dataclass_fields__[name].default)
-
     group = parser.add_argument_group("training (the defaults are the published recipe)")
-    group.add_argument(
-        "--batch-size",
-        type=number(int, 1),
-        metavar="B",
-        default=published("batch_size"),
-        help="scenes a step, over all processes together",
-    )
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--epochs",
@@ -40,62 +52,9 @@ def add_training_flags(parser: argparse.ArgumentParser, task: Task, role: str, o
         help=f"passes over the training scenes (default: {recipe['epochs']})",
     )
     length.add_argument("--steps", type=number(int, 1), metavar="K", help="length in steps, instead of --epochs")
-    group.add_argument("--optimizer", choices=list(OPTIMIZERS), default=published("optimizer"), help="optimizer")
-    group.add_argument("--lr", type=number(float, 0, open_low=True), default=published("lr"), help="learning rate")
-    group.add_argument(
-        "--schedule",
-        choices=list(SCHEDULES),
-        default=published("schedule"),
-        help="step: changes every --lr-step epochs; one-cycle: up to 10 times --lr and down again; milestones: a tenth "
-        "after 1/2, 2/3 and 5/6 of the steps",
-    )
-    group.add_argument(
-        "--lr-step",
-        type=number(int, 1),
-        metavar="E",
-        default=published("lr_step"),
-        help="step: the learning rate changes every E epochs ...",
-    )
-    group.add_argument(
-        "--lr-gamma",
-        type=number(float, 0, 1, open_low=True),
-        default=published("lr_gamma"),
-        help="... by this factor",
-    )
-    group.add_argument(
-        "--lr-min", type=number(float, 0), default=published("lr_min"), help="step: the rate never falls below this"
-    )
-    group.add_argument(
-        "--lr-rise",
-        type=number(float, 0, 1),
-        default=published("lr_rise"),
-        help="one-cycle: part of the steps in which the rate rises",
-    )
-    group.add_argument(
-        "--warm-up",
-        type=number(int, 0),
-        metavar="K",
-        default=published("warm_up"),
-        help="milestones: steps in which the rate rises from a thousandth",
-    )
-    group.add_argument(
-        "--weight-decay",
-        type=number(float, 0),
-        default=published("weight_decay"),
-        help="L2 penalty of the weights; with adamw their decay",
-    )
-    group.add_argument(
-        "--clip-norm",
-        type=number(float, 0),
-        default=published("clip_norm"),
-        help="largest norm of the whole gradient; 0: not clipped",
-    )
-    group.add_argument(
-        "--clip-value",
-        type=number(float, 0),
-        default=published("clip_value"),
-        help="largest absolute value in the gradient; 0: not clipped",
-    )
+    for name, (options, text) in RECIPE_FLAGS.items():
+        default = recipe.get(name, Recipe.__dataclass_fields__[name].default)
+        group.add_argument("--" + name.replace("_", "-"), **options, default=default, help=text)
     group.add_argument(
         "--augment",
         choices=["auto", "on", "off"],
