@@ -53,6 +53,7 @@ class Result(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    cli.only_for(cli.task_of_checkpoint(argv), "scene-flow", "predict.py")
     with cli.session(args) as device:
         net = load_model(args.checkpoint, device)
         net = GraphedNetwork(net) if args.cuda_graph else net

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import evaluate
+import predict
 import train_student
 import train_teacher
+import visualize
 from lib.errors import InputError
 from lib.tasks import TASKS
 from lib.training.engine import Trainer
@@ -86,4 +88,7 @@ def test_scores_say_their_task_and_what_is_better(teacher, tmp_path, capsys):
     flow = save_teacher(tmp_path / "flow.pt")
     with pytest.raises(InputError, match="one table, one task"):
         evaluate.main(["--table", str(teacher), str(flow), "--device", "cpu"])
+    for script, given in ((predict, ["a.ply", "b.ply"]), (visualize, ["--out", "a.png"])):
+        with pytest.raises(InputError, match="serves scene-flow, and this is a network for toy"):
+            script.main([*given, "--checkpoint", str(teacher)])
     assert SCENE_FLOW.lower_is_better and not toy.TOY.lower_is_better
