@@ -186,7 +186,7 @@ def test_no_root():
 def test_missing_folder(tmp_path, dataset, folder, below):
     assert message(open_scenes, dataset, "train", tmp_path / below) == (
         f"no folder {folder} in {tmp_path / below}: prepare the data set in the processed layout there "
-        f"(README.md, Data) or give another --data-root"
+        f"(docs/data.md) or give another --data-root"
     )
 
 
@@ -194,7 +194,7 @@ def test_missing_split_folder(tmp_path):
     base = tmp_path / "FlyingThings3D_subset_processed_35m"
     (base / "train" / "0000000").mkdir(parents=True)
     assert message(open_scenes, "ft3d", "test", tmp_path) == (
-        f"no folder {base / 'val'}: prepare the data set in the processed layout there (README.md, Data)"
+        f"no folder {base / 'val'}: prepare the data set in the processed layout there (docs/data.md)"
     )
 
 

@@ -225,6 +225,6 @@ def test_observing_an_evaluation_adds_up(files, tmp_path):
         assert mean == pytest.approx(score.metrics["EPE3D"], rel=1e-5)
     whole = merged(halves)
     assert all(np.allclose(whole.errors[name], seen.errors[name]) for name in seen.errors)
-    ordered = sorted(scene["EPE3D"] for scene in score.scenes)
+    ordered = sorted(scene["EPE3D"] for scene in score.records)
     for result in (seen, whole):
         assert [epe for epe, _ in result.best] == ordered[:3] and [epe for epe, _ in result.worst] == ordered[:-4:-1]

@@ -53,14 +53,14 @@ def find_folder(root: Path | None, dataset: str, folder_names: Sequence[str], is
         return root
     raise InputError(
         f"no folder {names} in {root}: prepare the data set in the processed layout there "
-        f"(README.md, Data) or give another --data-root"
+        f"(docs/data.md) or give another --data-root"
     )
 
 
 def scene_ids(folder: Path) -> list[str]:
     """Sorted names of the scene folders (digits only) in a folder. Raises InputError when there is none."""
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}: prepare the data set in the processed layout there (README.md, Data)")
+        raise InputError(f"no folder {folder}: prepare the data set in the processed layout there (docs/data.md)")
     ids = sorted(entry.name for entry in folder.iterdir() if is_scene_id(entry.name) and entry.is_dir())
     if not ids:
         raise InputError(
