@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             # All are read before the first is scored: a mistake in the last path is said at once.
             models = [open_checkpoint(task, path, args, device) for path in args.table or [args.checkpoint]]
-        results, seen = [], task.report.start() if args.html else None
+        report = task.report() if args.html else None
+        results, seen = [], report.start() if report else None
         for model, about in models:
             warn_about_training_scenes(about, samples.scenes.names)
             model = task.graphed(model) if args.cuda_graph else model
@@ -68,13 +69,13 @@ def main(argv: list[str] | None = None) -> int:
             score = evaluate(task, model, samples, device, amp=args.amp, workers=args.workers, **watch)
             results.append(as_json(task, score, about, protocol))
         if seen:
-            seen = task.report.merge(distributed.gather_objects(seen))
+            seen = report.merge(distributed.gather_objects(seen))
         if distributed.is_main() and not to_stdout:
             print(table(results) if args.table else summary(results[0]))
     if args.json and distributed.is_main():
         write_json(args.json, results if args.table else results[0])
     if seen and distributed.is_main():
-        write_atomically(args.html, task.report.page(results[0], seen))
+        write_atomically(args.html, report.page(results[0], seen))
     return 0
 
 

@@ -21,7 +21,6 @@ from lib.flags import number
 from lib.losses.scene_flow import ALPHAS, gather_levels, multiscale_loss, output_distillation
 from lib.metrics.scene_flow import average, scene_flow_metrics
 from lib.ops import gather, knn
-from lib.show.scene_flow.evaluation_report import Observations, evaluation_report, merged
 from lib.tasks.task import Metric, Record, Report, Task
 from lib.training.distributed import unwrapped
 from models import FlowOutput, PairGeometry
@@ -191,6 +190,13 @@ def flops(net: nn.Module, args: argparse.Namespace) -> int:
     return count_flops(net, args.num_points).total
 
 
+def report() -> Report:
+    """The page of an evaluation. Imported when asked for: the rest of the task needs no package that draws."""
+    from lib.show.scene_flow.evaluation_report import Observations, evaluation_report, merged
+
+    return Report(Observations, merged, evaluation_report)
+
+
 RECIPE = {
     "optimizer": "adam",
     "schedule": "step",
@@ -245,5 +251,5 @@ SCENE_FLOW = Task(
     summarise=summarise,
     flops=flops,
     graphed=GraphedNetwork,
-    report=Report(Observations, merged, evaluation_report),
+    report=report,
 )

@@ -96,7 +96,7 @@ class Task:
         None
     )  # of one sample; None: unknown
     graphed: Callable[[nn.Module], Any] | None = None  # the network behind --cuda-graph, where the task has one
-    report: Report | None = None  # None: the task has no page
+    report: Callable[[], Report] | None = None  # None: the task has no page
     logits: Callable[[nn.Module], dict[str, int]] = no_logits  # name -> classes of the logits that networks can return
     levels: int = 0  # at how many levels the networks predict; 0: one prediction only
     truth: Callable[[Outputs, Any], Levels | None] = no_levels  # the ground truth at the levels of the outputs
