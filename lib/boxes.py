@@ -3,11 +3,12 @@
 Two forms of a box are in use. Both are rows of 7 numbers, in metres and radians.
 
 * LiDAR box: (x, y, z, l, w, h, yaw), the geometric centre in the LiDAR frame. See `lidar_corners`.
-* Camera box: (x, y, z, h, w, l, rotation_y), the bottom centre in the rectified camera frame, in the order of a KITTI
-  label line. See `camera_corners`.
+* Camera box: (x, y, z, h, w, l, rotation_y), the bottom centre in the rectified camera frame, and the size in the
+  order of a KITTI label line (which has it before the centre). See `camera_corners`.
 
 The functions take arrays of numpy or tensors of torch, with any leading dimensions, and return the same library and
-type. A 4 x 4 matrix M takes LiDAR points to the rectified camera (Calibration.lidar_to_camera of lib/camera.py).
+type; they compute in that type, so give float64 where a millionth of a metre counts. InputError: another shape or type.
+A 4 x 4 matrix M takes LiDAR points to the rectified camera (Calibration.lidar_to_camera of lib/camera.py).
 """
 
 from __future__ import annotations
@@ -92,25 +93,28 @@ def camera_corners(boxes: Array) -> Array:
     return _stack((x + cos * ahead + sin * left, y - top * height, z - sin * ahead + cos * left))  # (..., 8, 3)
 
 
-def camera_to_lidar(boxes: Array, lidar_to_camera: np.ndarray) -> Array:
+def camera_to_lidar(boxes: Array, matrix: np.ndarray) -> Array:
     """LiDAR boxes (..., 7) of camera boxes (..., 7).
 
-    lidar_to_camera: M, 4 x 4. The bottom centre is moved by the inverse of M and then raised by h / 2;
+    matrix: M, 4 x 4. The bottom centre is moved by the inverse of M and then raised by h / 2;
     yaw = -(rotation_y + pi/2), in [-pi, pi). The small tilt between the two frames is left out of the angle, as KITTI's
     users do. Only the centre is exact, therefore: a far corner moves by a few centimetres.
     """
     _check(boxes)
     height, width, length, rotation = (boxes[..., i] for i in range(3, 7))
-    centre = _move(boxes[..., :3], np.linalg.inv(lidar_to_camera))  # (..., 3)
+    centre = _move(boxes[..., :3], np.linalg.inv(matrix))  # (..., 3)
     yaw = wrap_angle(-(rotation + math.pi / 2))
     return _stack((centre[..., 0], centre[..., 1], centre[..., 2] + height / 2, length, width, height, yaw))
 
 
-def lidar_to_camera(boxes: Array, lidar_to_camera: np.ndarray) -> Array:
-    """Camera boxes (..., 7) of LiDAR boxes (..., 7): the inverse of `camera_to_lidar`; rotation_y in [-pi, pi)."""
+def lidar_to_camera(boxes: Array, matrix: np.ndarray) -> Array:
+    """Camera boxes (..., 7) of LiDAR boxes (..., 7); rotation_y in [-pi, pi).
+
+    matrix: M, 4 x 4, the same as for `camera_to_lidar`, whose inverse this is.
+    """
     _check(boxes)
     x, y, z, length, width, height, yaw = (boxes[..., i] for i in range(7))
-    bottom = _move(_stack((x, y, z - height / 2)), lidar_to_camera)  # (..., 3)
+    bottom = _move(_stack((x, y, z - height / 2)), matrix)  # (..., 3)
     rotation = wrap_angle(-yaw - math.pi / 2)
     return _stack((bottom[..., 0], bottom[..., 1], bottom[..., 2], height, width, length, rotation))
 

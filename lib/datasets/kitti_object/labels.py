@@ -22,7 +22,8 @@ FIELDS = (
     *("rotation_y", "score"),
 )
 AGAIN = "correct that line or extract data_object_label_2.zip again"
-RESULT = "write it again with write_labels of lib/datasets/kitti_object/labels.py"
+RESULT = "correct that line, or run the detector again"
+WRITE = "give numbers that a KITTI line can hold"
 
 
 class Label(NamedTuple):
@@ -54,7 +55,8 @@ def read_labels(path: Path, scores: bool = False) -> list[Label]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file: extract or write it again") from None
-    return [_parse(line, scores, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    fix = RESULT if scores else AGAIN
+    return [_parse(line, scores, f"{path}, line {i}", fix) for i, line in enumerate(lines, 1) if line.strip()]
 
 
 def write_labels(path: Path, labels: list[Label]) -> None:
@@ -65,14 +67,14 @@ def write_labels(path: Path, labels: list[Label]) -> None:
     """
     lines = [_format(label) for label in labels]
     for label, line in zip(labels, lines, strict=True):
-        _parse(line, label.score is not None, f"a label for {path}")
+        _parse(line, label.score is not None, f"a label for {path}", WRITE)
     write_atomically(path, "".join(line + "\n" for line in lines).encode())
 
 
 def _format(label: Label) -> str:
     x, y, z, height, width, length, rotation = label.box3d
-    before, behind = (label.truncated,), (label.alpha, *label.box2d, height, width, length, x, y, z, rotation)
-    words = [label.type, *map(_decimal, before), str(label.occluded), *map(_decimal, behind)]
+    numbers = (label.alpha, *label.box2d, height, width, length, x, y, z, rotation)
+    words = [label.type, _decimal(label.truncated), str(label.occluded), *map(_decimal, numbers)]
     return " ".join(words if label.score is None else [*words, _decimal(label.score)])
 
 
@@ -80,14 +82,16 @@ def _decimal(value: float) -> str:
     return f"{value:.6f}"
 
 
-def _parse(line: str, scores: bool, where: str) -> Label:
-    """One line. where: the file and the line's number, for the message of an InputError."""
-    words, fix = line.split(), RESULT if scores else AGAIN
+def _parse(line: str, scores: bool, where: str, fix: str) -> Label:
+    """One line. where: the file and the line's number, fix: what to do; both for the message of an InputError."""
+    words = line.split()
     if len(words) != 15 + scores:
         raise InputError(f"{where} has {len(words)} fields, it must have {15 + scores}: {fix}")
     if words[0] not in TYPES:
         raise InputError(f"{where} has the type {words[0]!r}, which is none of {' '.join(TYPES)}: {fix}")
-    values = {name: _number(word, name, where, fix) for name, word in zip(FIELDS, words[1:], strict=False)}
+    values = {
+        name: _number(word, name, where, fix) for name, word in zip(FIELDS[: len(words) - 1], words[1:], strict=True)
+    }
     box2d = tuple(values[name] for name in ("left", "top", "right", "bottom"))
     box3d = tuple(values[name] for name in ("x", "y", "z", "h", "w", "l", "rotation_y"))
     problem = None
