@@ -167,8 +167,8 @@ def _label_state(truth: Objects, name: str, level: Level, height_at_limit_counts
 
 
 def _detection_state(found: Objects, name: str, level: Level) -> np.ndarray:
-    """State (D,) of each detection. The kit cuts a detection's height down to whole pixels."""
-    height = np.trunc(found.box[:, 3] - found.box[:, 1])
+    """State (D,) of each detection."""
+    height = found.box[:, 3] - found.box[:, 1]
     return np.where(height < level.height, NEUTRAL, np.where(found.type == name, VALID, SKIPPED))
 
 
@@ -208,19 +208,20 @@ def _curve(
     threshold = _thresholds(found.score[detection[first]], count)
 
     # Second matching, at all thresholds at once: valid detections by falling overlap, then neutral ones in file order.
-    neutral = detection_state[detection] == NEUTRAL
-    order = np.lexsort((detection, np.where(neutral, 0, -iou), neutral, label))
+    worth = np.where(detection_state[detection] == VALID, iou, 0)
+    order = np.lexsort((detection, -worth, label))
     label, detection = label[order], detection[order]
     free = found.score[:, None] >= threshold  # (D, T), no longer free once taken
     taken = _match(label, detection, free)  # (P, T)
 
-    of_valid = taken[label_state[label] == VALID]
-    both = (label_state[label] == VALID) & (detection_state[detection] == VALID)
-    similarity = (1 + np.cos(truth.alpha[label[both]] - found.alpha[detection[both]])) / 2
+    of_valid = label_state[label] == VALID
+    both = of_valid & (detection_state[detection] == VALID)
     tp = taken[both].sum(axis=0)
-    fn = count - of_valid.sum(axis=0)
+    fn = count - taken[of_valid].sum(axis=0)
     fp = free[(detection_state == VALID) & ~excused].sum(axis=0)
-    return Curve(count, threshold, tp, fp, fn, _monotone(tp, tp + fp), _monotone(similarity @ taken[both], tp + fp))
+    similarity = (1 + np.cos(truth.alpha[label[both]] - found.alpha[detection[both]])) / 2
+    weighted = similarity @ taken[both]
+    return Curve(count, threshold, tp, fp, fn, _monotone(tp, tp + fp), _monotone(weighted, tp + fp))
 
 
 def _match(label: np.ndarray, detection: np.ndarray, free: np.ndarray) -> np.ndarray:

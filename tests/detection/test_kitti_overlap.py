@@ -115,7 +115,7 @@ def test_upright_boxes_need_a_shared_height():
 
 
 def test_a_real_car_and_itself_moved(shared):
-    """Frame 000008, line 1 (from 0), and itself moved by (0.3, 0.1, 0.2) m and turned by 0.1 rad in the camera frame."""
+    """Frame 000008, line 1 (from 0), and itself moved (0.3, 0.1, 0.2) m and turned by 0.1 rad in the camera frame."""
     (file,) = (shared / "data/KITTI_object").rglob("label_2/000008.txt")
     height, width, length, x, y, z, turn = map(float, file.read_text().splitlines()[1].split()[8:15])
     box1 = np.array([[x, z, length, width, -turn]])
