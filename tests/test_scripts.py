@@ -14,7 +14,6 @@ import train_student
 import train_teacher
 from lib.cli import run_script
 from lib.errors import InputError
-from lib.training import run as training
 from tests.runs import TINY, assert_same_run, load, log_lines, run, save_teacher, write_ft3d, write_kitti
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the full set has")
@@ -140,7 +139,7 @@ def test_scoring_scenes_that_were_trained_on_is_said(data, teacher, tmp_path, ca
 
 
 def test_gamma_0_is_the_scratch_student_with_or_without_a_teacher(data, teacher, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(training, "load_model", lambda *_: pytest.fail("gamma 0 loaded a teacher"))
+    monkeypatch.setattr(train_student, "load_model", lambda *_: pytest.fail("gamma 0 loaded a teacher"))
     flags = [*TINY, "--data-root", str(data), "--gamma", "0", "--steps", "3", "--batch-size", "2"]
     assert train_student.main([*flags, "--out", str(tmp_path / "a")]) == 0
     assert "not used" not in capsys.readouterr().out
