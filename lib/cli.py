@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from lib.errors import InputError
-from lib.flags import Parser, number
+from lib.flags import number
 from lib.ops import BACKENDS, describe_kernels, use_backend
 from lib.tasks import DEFAULT_TASK, TASKS, Task, task_of
 from lib.training import distributed
@@ -65,18 +65,28 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+class _Peek(argparse.ArgumentParser):
+    """Looks at one or two flags before the script's own parser does, which says what is wrong with them."""
+
+    def __init__(self):
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
 def chosen_task(argv: list[str] | None) -> Task:
     """The task that --task names: it decides which other flags there are, so it is read before them.
 
     With --resume the task of the run in --out counts where none is given.
     """
-    parser = Parser(add_help=False)
+    parser = _Peek()
     parser.add_argument("--task")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out")
     try:
         given, _ = parser.parse_known_args(argv)
-    except SystemExit:  # the script's own parser says what is wrong, with its own name
+    except InputError:
         return TASKS[DEFAULT_TASK]
     name = given.task
     if name is None and given.resume and given.out and (config := RunFolder(Path(given.out)).config).exists():
@@ -89,14 +99,14 @@ def task_of_checkpoint(argv: list[str] | None, flags: tuple[str, ...] = ("--chec
 
     A file that cannot be read is refused later, where all of it is read.
     """
-    parser = Parser(add_help=False)
+    parser = _Peek()
     for flag in flags:
         parser.add_argument(flag, dest="file", nargs="+")
     try:
         given, _ = parser.parse_known_args(argv)
         record = read_checkpoint(given.file[0]).get("model") if given.file else None
         task = task_of(record["name"]) if isinstance(record, dict) and isinstance(record.get("name"), str) else None
-    except (SystemExit, InputError):
+    except InputError:
         task = None
     return task or chosen_task(argv)
 

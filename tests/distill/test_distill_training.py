@@ -353,6 +353,8 @@ def test_every_term_is_logged_and_the_saved_student_is_without_adapters(flags, t
         "hint",
         "multiscale",
         "pkd",
+        "attention",
+        "similarity",
         "semckd",
         "rkd",
         "rkd_distance",
