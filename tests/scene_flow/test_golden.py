@@ -117,9 +117,9 @@ def test_fast_and_reference_agree_in_float32(shared, published_file, rank):
         with torch.no_grad(), ops.use_backend(backend):
             flows.append(net(xyz1[:, :2048], xyz2[:, :2048]).flows)
     for fast, slow in zip(*flows, strict=True):
-        # Each is about 1e-6 of the flow's length from the result in float64. With the weights of full rank these cut
-        # clouds move by 10 m, with the others by less than 1 m.
-        scale = max(1.0, slow.norm(dim=-1).median().item())
+        # Each is about 1e-6 m from the result in float64. With the weights of full rank the flows of these cut clouds
+        # are 10 m long, and their rounding errors grow with them.
+        scale = slow.norm(dim=-1).median().item() if rank == "full" else 1.0
         difference = (fast - slow).norm(dim=-1)
         assert difference.median() <= 2e-6 * scale
         assert (difference > 1e-4 * scale).float().mean() <= 0.003
