@@ -1,7 +1,7 @@
 """The flags of both training scripts, and what a resumed run makes of them."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,19 @@ RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+RUN_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
+    "eval_every": (
+        {"type": number(int, 1), "metavar": "E"},
+        "epochs between evaluations on the validation part (always in float32)",
+    ),
+    "save_every": (
+        {"type": number(int, 0), "metavar": "K"},
+        "also save last.pt every K steps; 0: only at evaluations",
+    ),
+    "patience": ({"type": number(int, 0), "metavar": "N"}, "stop after N evaluations without a new best; 0: never"),
+}
+
+
 def add_training_flags(parser: argparse.ArgumentParser, task: Task, role: str, out: str) -> None:
     """Flags of both training scripts. role: "teacher" or "student", whose published recipe is the default."""
     recipe = task.recipes[role]
@@ -52,9 +65,7 @@ def add_training_flags(parser: argparse.ArgumentParser, task: Task, role: str, o
         help=f"passes over the training scenes (default: {recipe['epochs']})",
     )
     length.add_argument("--steps", type=number(int, 1), metavar="K", help="length in steps, instead of --epochs")
-    for name, (options, text) in RECIPE_FLAGS.items():
-        default = recipe.get(name, Recipe.__dataclass_fields__[name].default)
-        group.add_argument("--" + name.replace("_", "-"), **options, default=default, help=text)
+    _add_recipe_flags(group, RECIPE_FLAGS, recipe)
     group.add_argument(
         "--augment",
         choices=["auto", "on", "off"],
@@ -80,27 +91,13 @@ def add_training_flags(parser: argparse.ArgumentParser, task: Task, role: str, o
         action="store_true",
         help="go on with the run in --out, exactly where it stopped; flags not given keep its values",
     )
-    group.add_argument(
-        "--eval-every",
-        type=number(int, 1),
-        metavar="E",
-        default=1,
-        help="epochs between evaluations on the validation part (always in float32)",
-    )
-    group.add_argument(
-        "--save-every",
-        type=number(int, 0),
-        metavar="K",
-        default=0,
-        help="also save last.pt every K steps; 0: only at evaluations",
-    )
-    group.add_argument(
-        "--patience",
-        type=number(int, 0),
-        metavar="N",
-        default=0,
-        help="stop after N evaluations without a new best; 0: never",
-    )
+    _add_recipe_flags(group, RUN_FLAGS, recipe)
+
+
+def _add_recipe_flags(group: Any, flags: dict[str, tuple[dict[str, Any], str]], recipe: Mapping[str, Any]) -> None:
+    for name, (options, text) in flags.items():
+        default = recipe.get(name, Recipe.__dataclass_fields__[name].default)
+        group.add_argument("--" + name.replace("_", "-"), **options, default=default, help=text)
 
 
 def recipe_of(args: argparse.Namespace, samples: int) -> Recipe:

@@ -48,13 +48,13 @@ def evaluate(
     in any process.
     """
     if len(samples) == 0:
-        raise InputError("there is no scene to evaluate on")
+        raise InputError("there is no sample to evaluate on")
     if isinstance(model, nn.Module):
         model.eval()
     mine = range(distributed.rank(), len(samples), distributed.world_size())
     records, seconds, stop = [], [], False
     batches = load_batches(samples, [[i] for i in mine], task.collate, workers, pin=device.type == "cuda")
-    with contextlib.closing(batches), progress_bar(len(mine), description, "scene") as bar:
+    with contextlib.closing(batches), progress_bar(len(mine), description, "sample") as bar:
         for batch in batches:
             if stop := interrupted():
                 break

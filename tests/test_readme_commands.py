@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +188,7 @@ def stand_ins(folder: Path) -> None:
 
 def without(words: list[str], flags: tuple[str, ...]) -> list[str]:
     """The words less these flags and their values."""
-    pairs = zip(["", *words], words, strict=False)
+    pairs = pairwise(["", *words])
     return [word for before, word in pairs if word not in flags and before not in flags]
 
 

@@ -1,6 +1,7 @@
 """Random training steps for the tests of the methods: features, flows and ground truth of two networks."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ EQUAL_WIDTHS = Setting(shapes(TEACHER), shapes(TEACHER), BATCH, levels=4)
 def nested_sites(sizes: Sequence[int] = SIZES, batch: int = BATCH) -> list[Sites]:
     """Random points with coordinates; each level keeps some points of the one above, in another order."""
     sites = [Sites(normal(batch, sizes[0], 3, seed=400))]
-    for above, size in zip(sizes, sizes[1:], strict=False):
+    for above, size in pairwise(sizes):
         kept = torch.stack([torch.randperm(above)[:size] for _ in range(batch)])
         places = torch.stack([p[k] for p, k in zip(sites[-1].places, kept, strict=True)])
         sites.append(Sites(places, sites[-1], kept))
