@@ -14,6 +14,7 @@ A 4 x 4 matrix M takes LiDAR points to the rectified camera (Calibration.lidar_t
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,16 @@ import torch
 from lib.errors import InputError
 
 Array = np.ndarray | torch.Tensor
+
+
+class Detections(NamedTuple):
+    """What a detector finds in one cloud or image: M objects, by falling score."""
+
+    boxes: torch.Tensor  # (M, 7) LiDAR boxes
+    scores: torch.Tensor  # (M,) 0 to 1
+    labels: torch.Tensor  # (M,) int64, places in ``classes``
+    classes: tuple[str, ...]
+
 
 # Which side of the centre each of the 8 corners lies on: 0 to 3 are the bottom, 4 to 7 the top above them.
 AHEAD = (1, 1, -1, -1, 1, 1, -1, -1)
