@@ -16,7 +16,7 @@ def voxelise(clouds: Sequence[Tensor], grid: VoxelGrid, max_points: int, max_cel
 
     clouds: tensors (N_i, C) of x, y, z in metres, LiDAR frame, and more columns. A point's cell is
     floor((p - low) / size), computed in float32; points outside the grid are left out. Cells stand in the order in
-    which their first points come. A cell keeps its first ``max_points`` points and a cloud its first ``max_cells`` cells.
+    which their first points come. A cell keeps its first ``max_points`` points, a cloud its first ``max_cells`` cells.
     The points of `Cells` have the clouds' type.
 
     Raises InputError for wrong shapes, clouds that do not go together, numbers that are not finite, limits below 1.
