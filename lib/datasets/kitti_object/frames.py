@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
     name: str  # 6 digits
     points: np.ndarray | None  # (N, 4) float32: x, y, z in m (LiDAR frame), reflectance 0 to 1; None if not asked for
-    image_path: Path
+    image_path: Path | None  # None: the frame is computed and has no image
     image_size: tuple[int, int]  # width, height in px
     calibration: Calibration
     objects: list[Label] | None  # the label lines in the file's order; None if not asked for
