@@ -12,7 +12,7 @@ import numpy as np
 from lib.camera import Calibration
 from lib.datasets.synthetic_street.bodies import CABIN, COAT, PAINT, TROUSERS, WALL, Bodies, normals
 from lib.datasets.synthetic_street.rays import GROUND, Fan, Hits
-from lib.datasets.synthetic_street.world import ROAD, World
+from lib.datasets.synthetic_street.world import OBJECTS, ROAD, World
 
 LASERS = 32  # in each of the two blocks
 ELEVATIONS = np.deg2rad([*(2.0 - np.arange(LASERS) / 3.0), *(-8.83 - np.arange(LASERS) / 2.0)])  # (64,) falling
@@ -59,10 +59,10 @@ def scan(
     A ray that meets a surface at an angle with cosine c is lost with probability 0.03 + 0.6 max(0, 1 - c / 0.12).
     Its range gets noise, N(0, 0.02 m). Its reflectance is albedo (0.35 + 0.65 c) + N(0, 0.03), within 0 and 0.99.
     """
-    albedo = draw_albedo(world.bodies, rng)
-    luck = rng.random(hits.distance.shape)  # for every ray, so that a ray's noise hangs on no other ray
+    luck = rng.random(hits.distance.shape)  # drawn for every ray: what one ray meets changes no other ray's noise
     range_noise = rng.normal(0.0, RANGE_NOISE, hits.distance.shape)
     reflectance_noise = rng.normal(0.0, REFLECTANCE_NOISE, hits.distance.shape)
+    albedo = draw_albedo(world.bodies, rng)
 
     rays = hits.distance <= REACH  # (H, W)
     distance, body = hits.distance[rays], hits.body[rays]  # (R,)
@@ -87,24 +87,25 @@ def scan(
 
 def draw_albedo(bodies: Bodies, rng: np.random.Generator) -> np.ndarray:
     """The albedo (n,) of bodies. Those of one thing and one material share it."""
-    drawn = {}
-    for key in zip(bodies.owner.tolist(), bodies.material.tolist(), strict=True):
-        if key not in drawn:
-            drawn[key] = rng.uniform(*ALBEDO.get(key[1], OTHER_ALBEDO))
-    return np.array([drawn[key] for key in zip(bodies.owner.tolist(), bodies.material.tolist(), strict=True)])
+    surfaces = list(zip(bodies.owner.tolist(), bodies.material.tolist(), strict=True))
+    drawn = {
+        (owner, material): rng.uniform(*ALBEDO.get(material, OTHER_ALBEDO))
+        for owner, material in dict.fromkeys(surfaces)
+    }
+    return np.array([drawn[surface] for surface in surfaces])
 
 
 def visible_shares(
     world: World, fan: Fan, hits: Hits, calibration: Calibration, size: tuple[int, int]
 ) -> dict[int, float]:
-    """How much of each thing the LiDAR sees: rays that meet it first / rays that would meet it if it were alone.
+    """How much of each labelled thing the LiDAR sees: rays that meet it first / rays that would meet it alone.
 
-    Rays whose hit lies outside the image, and all noise and loss, do not count. No entry: no ray at all.
+    Rays whose hit lies outside the image do not count; noise and loss do not either. No entry: no ray at all.
     """
     shares = {}
     for thing, window in hits.alone.items():
         met = window.distance <= REACH  # (h, w)
-        if not met.any():
+        if world.things[thing].kind not in OBJECTS or not met.any():
             continue
         xyz = window.distance[met][:, None] * DIRECTIONS[:, window.rows, window.columns][:, met].T
         met[met] = calibration.in_view(xyz, size)
