@@ -188,10 +188,10 @@ def move_objects(scene: Scene, settings: Augmentation, rng: np.random.Generator)
         places = np.repeat(boxes[k : k + 1], settings.tries, 0)  # (tries, 7)
         places[:, :3] += shifts[k]
         places[:, 6] = wrap_angle(places[:, 6] + angles[k])
-        free = np.flatnonzero(~_meet(places, np.delete(boxes, k, 0)).any(1))
-        if len(free) == 0:
+        place = _first_free(places, np.delete(boxes, k, 0))
+        if place is None:
             continue
-        place, mine = free[0], owner == k
+        mine = owner == k
         xyz = points[mine, :3] - boxes[k, :3]  # float64
         xyz[:, :2] = xyz[:, :2] @ _turning(angles[k, place])
         points[mine, :3] = xyz + places[place, :3]
@@ -210,16 +210,26 @@ def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return points_in_boxes(torch.from_numpy(points), torch.from_numpy(boxes)).numpy()
 
 
-def _meet(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which boxes (N, 7) share ground with which others (M, 7): (N, M) bool. Rectangles that only touch do not meet.
+def _first_free(places: np.ndarray, others: np.ndarray) -> int | None:
+    """The first of some boxes (N, 7) that meets none of the others (M, 7), or None."""
+    clear = np.flatnonzero(~_near(places, others).any(1))  # free without a doubt
+    doubtful = places[: clear[0]] if len(clear) else places  # the places before it
+    free = np.flatnonzero(~_meet(doubtful, others).any(1))
+    return int(free[0]) if len(free) else int(clear[0]) if len(clear) else None
 
-    Few come near each other, so the exact test is left to the rows and columns with circles that overlap.
-    """
-    radius, other = (np.hypot(rows[:, 3], rows[:, 4]) / 2 for rows in (boxes, others))
-    apart = boxes[:, None, :2] - others[None, :, :2]  # (N, M, 2)
-    near = np.hypot(apart[..., 0], apart[..., 1]) < radius[:, None] + other  # (N, M)
+
+def _meet(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which boxes (N, 7) share ground with which others (M, 7): (N, M) bool. Rectangles that only touch do not meet."""
+    near = _near(boxes, others)
     rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-    if len(rows):
+    if len(rows):  # the exact test is slow, and few boxes need it
         exact = bev_iou(torch.from_numpy(boxes[rows]), torch.from_numpy(others[columns])).numpy() > 0
         near[np.ix_(rows, columns)] &= exact
     return near
+
+
+def _near(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which boxes (N, 7) may meet which others (M, 7), as the circles around them overlap: (N, M) bool."""
+    radius, other = (np.hypot(rows[:, 3], rows[:, 4]) / 2 for rows in (boxes, others))
+    apart = boxes[:, None, :2] - others[None, :, :2]  # (N, M, 2)
+    return np.hypot(apart[..., 0], apart[..., 1]) < radius[:, None] + other  # (N, M)
