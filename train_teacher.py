@@ -27,8 +27,8 @@ EPILOG = """examples:
   torchrun --nproc-per-node=2 train_teacher.py --data-root DATA
       the same training spread over two GPUs
 
-The best checkpoint (best.pt) is the one with the best score (scene flow: the lowest EPE3D) on a validation part held
-out of the training scenes. A run that was stopped goes on, exactly, with: python train_teacher.py --resume --out DIR
+The best checkpoint (best.pt) is the one with the best score (scene flow: the lowest EPE3D) on the validation part,
+which is held out of training. A run that was stopped goes on, exactly, with: python train_teacher.py --resume --out DIR
 """
 
 
@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         if not run.take_up(trainer, flags):
             return 0
         say(
-            f"{net.name}: {count_parameters(net):,} parameters; {args.dataset}: {len(train)} training scenes, "
-            f"{len(validation)} held out for validation; {recipe.steps} steps"
+            f"{net.name}: {count_parameters(net):,} parameters; {args.dataset}: {len(train)} training "
+            f"{task.sample}s, {len(validation)} held out for validation; {recipe.steps} steps"
         )
         return run.train(trainer, flags, "train_teacher.py", run.evaluate_command(task, args))
 

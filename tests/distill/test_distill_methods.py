@@ -215,7 +215,7 @@ def test_semckd_compares_at_the_points_of_the_coarser_level():
 
 def test_semckd_refuses_another_batch():
     step = context()
-    with pytest.raises(InputError, match="semckd was built for batches of 3 scenes and got 4"):
+    with pytest.raises(InputError, match="semckd was built for batches of 3 samples and got 4"):
         build("semckd", replace(SETTING, batch=3))(step)
     with pytest.raises(InputError, match="needs at least 2"):
         build("semckd", replace(SETTING, batch=1))

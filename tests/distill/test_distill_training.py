@@ -178,7 +178,7 @@ def test_what_the_flag_cannot_mean(text, gamma, line):
         (["--distill", "output:0.9,self"], "self takes over 0.3 of the ground truth's weight, which is 0.1 at gamma"),
         (["--distill", "hint@pyramid1/4"], "the student has no feature pyramid1/4: choose a place of pyramid1/0, "),
         (["--distill", "pkd@decoder"], "the student has no feature decoder: choose a place of pyramid1/0, "),
-        (["--distill", "semckd", "--batch-size", "1"], "semckd compares the scenes of a batch: it needs at least 2"),
+        (["--distill", "semckd", "--batch-size", "1"], "semckd compares the samples of a batch: it needs at least 2"),
         (["--distill", "rkd", "--teacher", "none"], "no teacher file none: give a path that exists, or one of ft3d"),
         (["--distill", "online+peer=huge"], "--distill: there is no network 'huge' for a peer: choose of teacher, "),
         (["--student", "huge"], "argument --student: invalid choice: 'huge' (choose from 'half', 'half-all',"),
