@@ -174,7 +174,7 @@ def as_json(task: Task, score: Score, about: dict[str, Any], protocol: dict[str,
         **({"headline": list(task.headline)} if task.headline else {}),
         "best_metric": {"name": task.best_metric, "better": "lower" if task.lower_is_better else "higher"},
         "seconds_per_sample": score.seconds,
-        "scenes": score.records,  # of every task, whatever its samples are called
+        "scenes": [task.brief(record) for record in score.records],  # of every task, whatever its samples are called
         "provenance": provenance(),
     }
 

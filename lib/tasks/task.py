@@ -103,6 +103,7 @@ class Task:
 
     sample: str = "sample"
     headline: tuple[str, ...] = ()
+    brief: Callable[[Record], Record] = lambda record: record  # what JSON files hold of a record
     parts: Mapping[str, str] = field(default_factory=lambda: PARTS)
     augmentation: str = ""
     add_student_flags: Callable[[Any], None] = lambda group: None  # flags of train_student.py that only this task has
