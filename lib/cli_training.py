@@ -118,6 +118,8 @@ def parse_training(
 
     Raises InputError when a flag that is given contradicts the run.
     """
+    recipe = task.recipe(role, parser.parse_args(argv).dataset)
+    parser.set_defaults(**{name: value for name, value in recipe.items() if name != "epochs"})
     given = parser.parse_args(argv)
     out = given.out or default_out(given)
     run = RunFolder(out)
@@ -128,7 +130,7 @@ def parse_training(
     args = parse_data(parser.parse_args(argv), task)
     args.out = out
     if args.epochs is None and args.steps is None:
-        args.epochs = task.recipes[role]["epochs"]
+        args.epochs = recipe["epochs"]
     for name, value in flags_record(args).items():
         if name in recorded and name not in FREE_FLAGS and value != recorded[name]:
             flag = "--" + name.replace("_", "-")

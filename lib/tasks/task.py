@@ -59,7 +59,8 @@ class Task:
     teachers, students: short name -> name for ``models.build_model``; the first of each is the default.
     datasets: names of the data sets; on_disk: those that need a folder. default_datasets: of train_teacher.py and of
     train_student.py. known_teachers: name for --teacher -> data set that train_teacher.py trained it on.
-    recipes: "teacher" and "student" -> defaults of the training flags, as published.
+    recipes: "teacher" and "student" -> defaults of the training flags, as published; "teacher on DATASET" and so on ->
+    those that differ on a data set, with those of other flags, such as the network.
     methods: distillation method -> (default place, default weight) on this task, where they are not the method's own.
     baselines: name -> what predicts without a network, called as a network is; the first is scored beside teachers.
     metrics: all that ``summarise`` returns; best_metric chooses the checkpoint. headline: the metrics that are printed
@@ -116,6 +117,10 @@ class Task:
     levels: int = 0  # at how many levels the networks predict; 0: one prediction only
     truth: Callable[[Outputs, Any], Levels | None] = no_levels  # the ground truth at the levels of the outputs
     methods: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+
+    def recipe(self, role: str, dataset: str) -> dict[str, Any]:
+        """The defaults of the flags of a training script. role: "teacher" or "student"."""
+        return {**self.recipes[role], **self.recipes.get(f"{role} on {dataset}", {})}
 
     @property
     def units(self) -> dict[str, str]:
