@@ -160,7 +160,8 @@ def find_teacher(task: Task, args: argparse.Namespace, methods: Selection) -> Pa
             f"--teacher is needed for {', '.join(methods.teacher_users)}: give {', '.join(task.known_teachers)} or a "
             f"checkpoint's path, or {without}"
         )
-    return resolve_teacher(args.teacher, {name: task.command_for(name) for name in task.known_teachers})
+    commands = {name: task.command_for(name) for name in task.known_teachers}
+    return resolve_teacher(args.teacher, commands, task=task.folder)
 
 
 def build_peer(task: Task, name: str) -> nn.Module:

@@ -45,7 +45,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     def default_out(args: argparse.Namespace) -> Path:
         """Where --teacher looks for this teacher by name."""
         names = {dataset: name for name, dataset in task.known_teachers.items()}
-        return display_path(CHECKPOINTS / names.get(args.dataset, args.dataset))
+        return display_path(CHECKPOINTS / task.folder / names.get(args.dataset, args.dataset))
 
     return cli_training.parse_training(parser, task, "teacher", argv, default_out)
 

@@ -133,6 +133,11 @@ class Task:
         return {name: self.metrics[name].unit for name in self.headline or self.metrics}
 
     @property
+    def folder(self) -> str:
+        """Where the task's teachers lie in checkpoints/: those of the default task in checkpoints/ itself."""
+        return "" if self.name == DEFAULT_TASK else self.name
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether the best checkpoint is the one with the least or with the most of ``best_metric``."""
         return self.metrics[self.best_metric].lower_is_better
