@@ -43,9 +43,7 @@ class Sites:
         Raises InputError where the rows do not tell.
         """
         if self.sample is None:
-            raise InputError(
-                "the rows of this feature do not tell which sample they belong to: give their Sites a sample"
-            )
+            raise InputError("these rows do not tell which sample they belong to: choose a place of another layout")
         counts = self.sample.unique(return_counts=True)[1]
         return list(self.sample.argsort(stable=True).split(counts.tolist()))
 

@@ -130,8 +130,8 @@ def test_what_the_flag_means(text, gamma, expected):
         (
             "pointdistiller+k=8",
             None,
-            "--distill pointdistiller+k=8: pointdistiller has no option 'k': choose of kept, neighbours, temperature, "
-            "reweight, freeze_teacher",
+            "--distill pointdistiller+k=8: pointdistiller has no option 'k': choose of mode, kept, neighbours, "
+            "temperature, reweight, local, width, freeze_teacher",
         ),
         ("pointdistiller+", None, "--distill pointdistiller+: pointdistiller has no option ''"),
         ("pointdistiller+kept", None, "--distill pointdistiller+kept: kept must be a whole number of at least 1, got"),
@@ -144,7 +144,7 @@ def test_what_the_flag_means(text, gamma, expected):
         (
             "pointdistiller+temperature=nan",
             None,
-            "--distill pointdistiller+temperature=nan: temperature must be a number above 0, got 'nan'",
+            "--distill pointdistiller+temperature=nan: temperature must be a number above 0 or auto, got 'nan'",
         ),
         (
             "pointdistiller+reweight=no",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lib.errors import InputError
 from lib.features import Feature, Outputs, Shape, Sites
 from lib.losses.distill import METHODS, DistillationContext, Setting
+from lib.losses.distill.attention import attention_loss
 from lib.losses.distill.pointdistiller import point_importance
 from lib.losses.distill.rkd import grid_places, random_neighbours, spatial_neighbours
 from lib.losses.distill.semckd import layer_attention
@@ -112,7 +113,7 @@ def test_adapters_are_linear_in_the_channels(layout):
     assert loss_of("multiscale", layout, STUDENT, teacher, method).item() == pytest.approx((4 + 9) / 4)
 
 
-@pytest.mark.parametrize("layout", ["points", "map"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_attention(layout):
     """Energies: student (5, 1), (9, 2); teacher (1, 5), (10, 1)."""
     student = [5 / 26**0.5, 1 / 26**0.5, 9 / 85**0.5, 2 / 85**0.5]
@@ -254,6 +255,28 @@ def test_random_neighbours_are_other_anchors():
         random_neighbours(anchors[:, :1], 64)
 
 
+def test_rows_need_their_sample_where_samples_are_compared():
+    networks, sites = setting("rows", {"x": STUDENT}, {"x": TEACHER}), Sites()
+    at = step("rows", {"x": STUDENT}, {"x": TEACHER})
+    for net in (at.student, at.teacher):
+        net.features["x"] = Feature(net.features["x"].values, "rows", sites)
+    for name in ("attention", "pointdistiller"):
+        with pytest.raises(InputError, match="these rows do not tell which sample they belong to: ") as caught:
+            build(name, networks, "x")(at)
+        assert "\n" not in str(caught.value)
+
+
+def test_attention_of_rows_is_that_of_their_samples():
+    """Samples of 4 and 2 rows, mixed up: the mean over the 6 rows."""
+    student, teacher, sites = normal(6, 3), normal(6, 5, seed=1), Sites(sample=torch.tensor([1, 0, 1, 1, 0, 1]))
+    first, second = [0, 2, 3, 5], [1, 4]
+    parts = [attention_loss([student[None, rows]], [teacher[None, rows]]) for rows in (first, second)]
+    method = build("attention", setting("rows", {"x": student[None]}, {"x": teacher[None]}), "x")
+    of_student, of_teacher = (Outputs(None, {"x": Feature(values, "rows", sites)}) for values in (student, teacher))
+    at = DistillationContext(student=of_student, teacher=of_teacher, task_loss=never, distance=never)
+    torch.testing.assert_close(method(at)["attention"], (4 * parts[0] + 2 * parts[1]) / 6)
+
+
 def test_rkd_needs_coordinates_of_points():
     at = step("points", {"x": STUDENT}, {"x": TEACHER})
     sites = Sites()
@@ -309,7 +332,7 @@ def test_which_layouts_are_served():
         "hint": every,
         "multiscale": every,
         "pkd": every,
-        "attention": samples,
+        "attention": every,
         "similarity": samples,
         "semckd": samples,
         "rkd": every,
