@@ -294,7 +294,7 @@ LIDAR_DETECTION = Task(
     summarise=kitti_scores.average_precisions,
     methods={
         "pointdistiller": ("pillars", 1.0),
-        "hint": ("bev", 1.0),
+        "hint": ("bev/1", 1.0),
         "multiscale": ("bev", 1.0),
         "pkd": ("bev", 1.0),
         "semckd": ("bev", 1.0),

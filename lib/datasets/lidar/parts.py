@@ -71,7 +71,7 @@ def open_part(
     root: for kitti, the folder that holds training/. train_frames, test_frames: for kitti, lists of frame numbers;
     without them ImageSets/train.txt and val.txt of the root count, and where there are none every frame of the folder.
     The last tenth of the training list, at most 200 frames, is held out for validation. num_scenes: frames of the part
-    "train" of synthetic-lidar (400). Raises InputError for what is not there and for arguments of the other data set.
+    "train" of synthetic-lidar (400); "validation" has 48, or as many as "train" where those are fewer. Raises InputError for what is not there and for arguments of the other data set.
     """
     if dataset not in DATASETS:
         raise InputError(f"no data set {dataset!r}: choose one of {', '.join(DATASETS)}")
@@ -81,8 +81,9 @@ def open_part(
         for flag, value in (("data-root", root), ("train-frames", train_frames), ("test-frames", test_frames)):
             if value is not None:
                 raise InputError(f"data set {dataset} is computed, not read: leave --{flag} out")
-        count = num_scenes if part == "train" and num_scenes is not None else DEFAULT_COUNTS[part]
-        return SyntheticStreet(part, count)
+        wanted = DEFAULT_COUNTS["train"] if num_scenes is None else num_scenes
+        counts = {**DEFAULT_COUNTS, "train": wanted, "validation": min(DEFAULT_COUNTS["validation"], wanted)}
+        return SyntheticStreet(part, counts[part])
     if num_scenes is not None:
         raise InputError(f"data set {dataset} is read from disk: leave --num-scenes out")
     if root is None:
