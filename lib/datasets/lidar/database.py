@@ -107,7 +107,7 @@ def build_database(frames: Sequence[Frame]) -> Database:
             continue
         matrix = frame.calibration.lidar_to_camera
         own = camera_to_lidar(np.stack([label.camera_box for label in labels]), matrix)
-        inside = points_in_boxes(torch.from_numpy(frame.points), torch.from_numpy(own)).numpy()  # (M, N)
+        inside = points_in_boxes(torch.tensor(frame.points), torch.from_numpy(own)).numpy()  # (M, N)
         for label, box, mine in zip(labels, own, inside, strict=True):
             if mine.sum() >= FEWEST_POINTS:
                 points = frame.points[mine]
