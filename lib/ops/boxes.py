@@ -94,7 +94,8 @@ def _compiled_overlaps(boxes1: Tensor, boxes2: Tensor, volumes: bool) -> Tensor:
 @untraced
 def _compiled_nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | None) -> Tensor:
     order = scores.detach().argsort(descending=True, stable=True)
-    kept = loops.suppress(_table(boxes[order]), float(threshold), len(order) if limit is None else limit)
+    table = _table(boxes[order])
+    kept = loops.suppress(table, table[:, 0].argsort(), float(threshold), len(order) if limit is None else limit)
     return order[torch.from_numpy(kept)]
 
 
@@ -115,7 +116,8 @@ def _check_boxes(op: str, **several: Tensor) -> None:
     for name, boxes in several.items():
         if boxes.dim() != 2 or boxes.shape[1] != 7 or not boxes.is_floating_point():
             raise InputError(f"{op}: {name} must be floating (N, 7), got {boxes.dtype} of shape {tuple(boxes.shape)}")
+    check_devices(op, **several)
+    for name, boxes in several.items():
         check_finite(op, name, boxes)
         if not is_recording(boxes) and torch.any(boxes[:, 3:6] < 0):
             raise InputError(f"{op}: {name} {tuple(boxes.shape)} hold a length, width or height below 0")
-    check_devices(op, **several)

@@ -51,6 +51,7 @@ def frame(name: str, objects: Sequence[tuple[Label, int]], ground: int = 200) ->
     floor = np.column_stack((rng.uniform((1, -20, -2.0), (60, 20, -1.9), (ground, 3)), rng.random(ground)))
     inside = [points_inside(box_of(item), count, seed) for seed, (item, count) in enumerate(objects)]
     points = np.concatenate((floor.astype(np.float32), *inside))
+    points.flags.writeable = False  # a source of frames may hand out what it keeps
     return Frame(name, points, None, (1242, 375), CALIBRATION, [item for item, _ in objects])
 
 

@@ -23,6 +23,8 @@ from lib.datasets.lidar.scenes import scene_of
 from lib.ops import bev_iou
 from tests.lidar.made import AREA, CAR, CLASSES, FAR_CAR, WALKER, Made, frame, held, label, points_inside
 
+pytestmark = pytest.mark.filterwarnings("error:The given NumPy array is not writable")  # the made frames are not
+
 PRESETS = {"pointpillars": POINTPILLARS, "second": SECOND, "pointrcnn": POINTRCNN, "small": SMALL}
 
 

@@ -17,6 +17,8 @@ from lib.datasets.lidar import open_database
 from lib.errors import InputError
 from tests.lidar.made import CAR, FAR_CAR, WALKER, Made, frame, label
 
+pytestmark = pytest.mark.filterwarnings("error:The given NumPy array is not writable")  # the made frames are not
+
 TRAINING = [f"{k:06d}" for k in (0, 1, 3, 7, 10, 11, 12, 14, 17, 18, 19, 22, 23, 26, 27, 29)]
 
 

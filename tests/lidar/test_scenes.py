@@ -13,6 +13,8 @@ from lib.errors import InputError
 from lib.training.loading import load_batches
 from tests.lidar.made import AREA, CALIBRATION, CAR, CLASSES, FAR_CAR, WALKER, Made, frame, label
 
+pytestmark = pytest.mark.filterwarnings("error:The given NumPy array is not writable")  # the made frames are not
+
 NEAR = (0.0, -17.92, -3.0, 35.84, 17.92, 1.0)
 
 

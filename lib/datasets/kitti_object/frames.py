@@ -65,9 +65,13 @@ class Frames:
         objects = read_labels(self._path("label_2", name)) if self.labels else None
         return Frame(name, points, image, size, calibration, objects)
 
-    def without_scans(self) -> Frames:
-        """The same frames with `points` None: they are read much faster."""
-        return Frames(self.base, self.names, None, self.labels)
+    def texts(self, index: int) -> tuple[bytes, bytes]:
+        """The content of the calib and the label file of a frame, as it is. Raises InputError when one is missing."""
+        name = self.names[index]
+        return tuple(
+            _read_bytes(self._path(folder, name), f"extract {ARCHIVES[folder]} again")
+            for folder in ("calib", "label_2")
+        )
 
     def _path(self, folder: str, name: str) -> Path:
         return self.base / folder / (name + ENDINGS[folder])

@@ -207,7 +207,7 @@ def _turning(angle: float) -> np.ndarray:
 
 def _inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Which points (N, 4) lie in which boxes (M, 7): (M, N) bool."""
-    return points_in_boxes(torch.from_numpy(points), torch.from_numpy(boxes)).numpy()
+    return points_in_boxes(torch.tensor(points), torch.from_numpy(boxes)).numpy()  # a copy: points may be read-only
 
 
 def _first_free(places: np.ndarray, others: np.ndarray) -> int | None:
