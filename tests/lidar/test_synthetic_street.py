@@ -161,14 +161,17 @@ def test_points_of_an_object_lie_in_its_box(scenes):
 # ---- labels ----
 
 
-def test_boxes_of_a_scene_do_not_overlap(scenes):
-    for world, _, _ in scenes:
-        things = [thing for thing in world.things if thing.kind in OBJECTS]
+def test_boxes_of_a_scene_do_not_overlap():
+    pairs = near = 0
+    for index in range(30):
+        things = [thing for thing in draw_scene(0, "train", index).things if thing.kind in OBJECTS]
         ground = np.array([OWN_CAR[:2] + OWN_CAR[3:] + OWN_CAR[2:3]] + [(t.x, t.y, *t.size[:2], t.yaw) for t in things])
         first, second = np.triu_indices(len(ground), 1)
-        grown = ground[first] + (0.0, 0.0, 0.45, 0.45, 0.0)  # the margin is 0.25 m on every side of one of the two
-        assert len(things) > 5 and ground_intersection(ground[first], ground[second]).max() == 0.0
-        assert (ground_intersection(grown, ground[second]) == 0.0).mean() > 0.98
+        for extra in (0.499, 1.5):  # the later one of two has at least 0.25 m of room on every side
+            shared = ground_intersection(ground[first], ground[second] + (0.0, 0.0, extra, extra, 0.0))
+            assert extra > 0.5 or shared.max() == 0.0
+        pairs, near = pairs + len(first), near + (shared > 0).sum()
+    assert pairs > 1000 and near > 30
 
 
 def test_labels_describe_the_world(scenes):
@@ -193,13 +196,20 @@ def test_labels_describe_the_world(scenes):
                 assert (label.truncated > 0) == bool(np.isin(label.box2d, (0.0, 1241.0, 374.0)).any())
 
 
-def test_truncated_is_the_share_outside_the_image():
-    (label,) = observe(street(CAR._replace(x=6.0, y=4.5)), np.random.default_rng(0))[1]
-    shifted = CALIBRATION.P2 + 5e3 * np.array([1, 1, 0])[:, None] * CALIBRATION.P2[2]  # an image with room on all sides
-    wide = projected_box(label.camera_box, shifted, (10_000, 10_000))[0]
+@pytest.mark.parametrize(("x", "y"), [(6.0, 4.5), (3.4, 2.4)])
+def test_truncated_is_the_share_outside_the_image(x, y):
+    (label,) = observe(street(CAR._replace(x=x, y=y)), np.random.default_rng(0))[1]
+    shifted = CALIBRATION.P2 + 1e4 * np.array([1, 1, 0])[:, None] * CALIBRATION.P2[2]  # an image with room on all sides
+    wide = projected_box(label.camera_box, shifted, (20_000, 20_000))[0]
     area = np.prod(wide[2:] - wide[:2])
     assert label.truncated == pytest.approx(1 - np.prod(np.subtract(label.box2d[2:], label.box2d[:2])) / area, abs=1e-5)
-    assert 0.1 < label.truncated < 0.9
+    assert 0.1 < label.truncated < 1.0
+
+
+def test_a_box_that_reaches_behind_the_camera_is_cut_at_a_tenth_of_a_metre():
+    (label,) = observe(street(Thing("Van", 2.85, 0.0, 0.0, (6.0, 1.9, 2.1))), np.random.default_rng(0))[1]
+    assert label.box2d == (0.0, 0.0, 1241.0, 374.0)
+    assert label.truncated == pytest.approx(1 - 1241 * 374 / (721.5377**2 * (1.9 / 0.1) * (2.1 / 0.1)), abs=1e-6)
 
 
 def test_occluded_grows_with_the_wall_before_an_object():
