@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lib.errors import InputError
+from lib.ops import cuda
 from lib.ops import reference_boxes as reference
-from lib.ops.backend import runs_compiled
+from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.checks import check_devices, check_finite, is_recording
 from lib.ops.cpu import boxes as loops
 from lib.ops.cpu.compiled import untraced
@@ -31,7 +32,8 @@ def bev_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     _check_boxes("bev_iou", boxes1=boxes1, boxes2=boxes2)
     if runs_compiled(boxes1, boxes2):
         return _compiled_overlaps(boxes1, boxes2, False)
-    return reference.bev_iou(boxes1.detach(), boxes2.detach())
+    op = cuda if _on_gpu(boxes1, boxes2) else reference
+    return op.bev_iou(boxes1.detach(), boxes2.detach())
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -42,7 +44,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     _check_boxes("box_iou", boxes1=boxes1, boxes2=boxes2)
     if runs_compiled(boxes1, boxes2):
         return _compiled_overlaps(boxes1, boxes2, True)
-    return reference.box_iou(boxes1.detach(), boxes2.detach())
+    op = cuda if _on_gpu(boxes1, boxes2) else reference
+    return op.box_iou(boxes1.detach(), boxes2.detach())
 
 
 def rotated_nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | None = None) -> Tensor:
@@ -64,7 +67,8 @@ def rotated_nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | No
         raise InputError(f"rotated_nms: the limit is {limit}: give None for no limit, or 0 or more")
     if runs_compiled(boxes):
         return _compiled_nms(boxes, scores, threshold, limit)
-    return reference.rotated_nms(boxes.detach(), scores.detach(), threshold, limit)
+    op = cuda if _on_gpu(boxes) else reference
+    return op.rotated_nms(boxes.detach(), scores.detach(), threshold, limit)
 
 
 def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
@@ -80,6 +84,11 @@ def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     if runs_compiled(points, boxes):
         return _compiled_points_in_boxes(points, boxes)
     return reference.points_in_boxes(points.detach(), boxes.detach())
+
+
+def _on_gpu(*boxes: Tensor) -> bool:
+    """Whether the CUDA kernels are to run: not on tensors in CPU memory, as data is prepared there with any --ops."""
+    return all(b.is_cuda for b in boxes) and runs_kernels(*boxes)
 
 
 @untraced
