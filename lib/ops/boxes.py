@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lib.errors import InputError
+from lib.ops import cuda
 from lib.ops import reference_boxes as reference
-from lib.ops.backend import runs_compiled
+from lib.ops.backend import runs_compiled, runs_kernels
 from lib.ops.checks import check_devices, check_finite, is_recording
 from lib.ops.cpu import boxes as loops
 from lib.ops.cpu.compiled import untraced
@@ -31,7 +32,8 @@ def bev_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     _check_boxes("bev_iou", boxes1=boxes1, boxes2=boxes2)
     if runs_compiled(boxes1, boxes2):
         return _compiled_overlaps(boxes1, boxes2, False)
-    return reference.bev_iou(boxes1.detach(), boxes2.detach())
+    op = cuda if _on_gpu(boxes1, boxes2) else reference
+    return op.bev_iou(boxes1.detach(), boxes2.detach())
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -42,7 +44,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     _check_boxes("box_iou", boxes1=boxes1, boxes2=boxes2)
     if runs_compiled(boxes1, boxes2):
         return _compiled_overlaps(boxes1, boxes2, True)
-    return reference.box_iou(boxes1.detach(), boxes2.detach())
+    op = cuda if _on_gpu(boxes1, boxes2) else reference
+    return op.box_iou(boxes1.detach(), boxes2.detach())
 
 
 def rotated_nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | None = None) -> Tensor:
@@ -64,7 +67,8 @@ def rotated_nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | No
         raise InputError(f"rotated_nms: the limit is {limit}: give None for no limit, or 0 or more")
     if runs_compiled(boxes):
         return _compiled_nms(boxes, scores, threshold, limit)
-    return reference.rotated_nms(boxes.detach(), scores.detach(), threshold, limit)
+    op = cuda if _on_gpu(boxes) else reference
+    return op.rotated_nms(boxes.detach(), scores.detach(), threshold, limit)
 
 
 def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
@@ -82,6 +86,11 @@ def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     return reference.points_in_boxes(points.detach(), boxes.detach())
 
 
+def _on_gpu(*boxes: Tensor) -> bool:
+    """Whether the CUDA kernels are to run: not on tensors in CPU memory, as data is prepared there with any --ops."""
+    return all(b.is_cuda for b in boxes) and runs_kernels(*boxes)
+
+
 @untraced
 def _compiled_overlaps(boxes1: Tensor, boxes2: Tensor, volumes: bool) -> Tensor:
     first, second = _table(boxes1), _table(boxes2)
@@ -94,7 +103,8 @@ def _compiled_overlaps(boxes1: Tensor, boxes2: Tensor, volumes: bool) -> Tensor:
 @untraced
 def _compiled_nms(boxes: Tensor, scores: Tensor, threshold: float, limit: int | None) -> Tensor:
     order = scores.detach().argsort(descending=True, stable=True)
-    kept = loops.suppress(_table(boxes[order]), float(threshold), len(order) if limit is None else limit)
+    table = _table(boxes[order])
+    kept = loops.suppress(table, table[:, 0].argsort(), float(threshold), len(order) if limit is None else limit)
     return order[torch.from_numpy(kept)]
 
 
@@ -115,7 +125,8 @@ def _check_boxes(op: str, **several: Tensor) -> None:
     for name, boxes in several.items():
         if boxes.dim() != 2 or boxes.shape[1] != 7 or not boxes.is_floating_point():
             raise InputError(f"{op}: {name} must be floating (N, 7), got {boxes.dtype} of shape {tuple(boxes.shape)}")
+    check_devices(op, **several)
+    for name, boxes in several.items():
         check_finite(op, name, boxes)
         if not is_recording(boxes) and torch.any(boxes[:, 3:6] < 0):
             raise InputError(f"{op}: {name} {tuple(boxes.shape)} hold a length, width or height below 0")
-    check_devices(op, **several)

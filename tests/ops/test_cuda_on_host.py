@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from lib import ops
-from lib.ops import InputError, cuda, reference
+from lib.ops import InputError, cuda, reference, reference_boxes
 from lib.ops.cuda import launch, pointconv, program, sampling
 from lib.ops.cuda.launch import Hardware
 from lib.ops.cuda.sampling import sampling_launch
 from models import build_model
 from tests.ops.cuda_on_host.emulator import COMPILER, Emulator
+from tests.ops.test_boxes import BOXES, any_boxes
 from tests.ops.test_ops import CLOUDS, cases, generator, grid_cloud, normal, uniform_cloud, weight_net_layers
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is missing: the kernels cannot run on this CPU")
@@ -105,6 +106,31 @@ def test_knn_of_sorted_points_and_of_points_equally_far(emulator):
 def test_more_than_32_neighbours_are_left_to_the_twin(emulator):
     query, support = uniform_cloud(1, 5), uniform_cloud(1, 50)
     assert torch.equal(cuda.knn(query, support, 40), reference.knn(query, support, 40)) and not emulator.launches
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", BOXES)
+def test_boxes(emulator, make, dtype):
+    """The bits of the twin: overlaps, and what stays of 0 to 200 boxes with many equal scores."""
+    boxes1, boxes2 = make(23).to(dtype), make(31).to(dtype)
+    for name in ("bev_iou", "box_iou"):
+        assert torch.equal(getattr(cuda, name)(boxes1, boxes2), getattr(reference_boxes, name)(boxes1, boxes2))
+    for count, threshold in ((0, 0.5), (1, 0.5), (64, 0), (65, 0.01), (200, 0.3), (200, 1)):
+        boxes, scores = make(count).to(dtype), torch.randint(0, 40, (count,), generator=generator).float()
+        expected = reference_boxes.rotated_nms(boxes, scores, threshold)
+        assert torch.equal(cuda.rotated_nms(boxes, scores, threshold), expected), (count, threshold)
+        assert torch.equal(cuda.rotated_nms(boxes, scores, threshold, 5), expected[:5]), (count, threshold)
+
+
+def test_nms_of_more_words_than_threads(emulators, monkeypatch):
+    """Each thread strikes boxes of several words."""
+    use(emulators, monkeypatch, HOPPER, falling=True)
+    monkeypatch.setattr("lib.ops.cuda.boxes.KEEPERS", 32)
+    boxes = any_boxes(64 * 34)
+    boxes[:, :2] *= 300  # few meet
+    boxes[1::3] = boxes[::3][: len(boxes[1::3])]
+    scores = torch.rand(len(boxes), generator=generator)
+    assert torch.equal(cuda.rotated_nms(boxes, scores, 0.5), ops.rotated_nms(boxes, scores, 0.5))
 
 
 def results(inputs, function, op) -> list[torch.Tensor]:
@@ -275,7 +301,10 @@ def operations() -> dict:
     def leaves(*tensors):
         return [t.requires_grad_() if t.is_floating_point() else t for t in tensors]
 
+    boxes = reference_boxes.upright(any_boxes(9))
     return {
+        OPS.box_iou: (boxes, boxes[:4], True),
+        OPS.nms: (boxes, 0.1, 5),
         OPS.furthest_point_sample: (query, 3),
         OPS.knn: (query, support, 3),
         OPS.gather: leaves(far, index.flatten(1)),
@@ -342,7 +371,7 @@ def test_shapes_of_sampling_launches():
 
 
 @pytest.mark.parametrize(
-    ("source", "barrier"), [("knn", 0), ("knn", 1), *(("pointconv", barrier) for barrier in (0, 1, 4, 5))]
+    ("source", "barrier"), [("boxes", 0), ("knn", 0), ("knn", 1), *(("pointconv", barrier) for barrier in (0, 1, 4, 5))]
 )
 def test_a_missing_barrier_is_noticed(tmp_path, monkeypatch, source, barrier):
     """The proof is worth something: without one of its barriers a kernel gives wrong results here."""
@@ -358,7 +387,11 @@ def test_a_missing_barrier_is_noticed(tmp_path, monkeypatch, source, barrier):
     monkeypatch.setattr(pointconv, "BACKWARD_BLOCKS", 2)
     wrong = False
     for broken.falling in (False, True):
-        if source == "knn":
+        if source == "boxes":
+            boxes, scores = any_boxes(300), torch.rand(300, generator=generator)
+            expected = reference_boxes.rotated_nms(boxes, scores, 0.1)
+            wrong |= not torch.equal(cuda.rotated_nms(boxes, scores, 0.1), expected)
+        elif source == "knn":
             query, support = uniform_cloud(1, 40), uniform_cloud(1, 3000)
             wrong |= not torch.equal(cuda.knn(query, support, 9), reference.knn(query, support, 9))
         else:

@@ -23,13 +23,15 @@ def overlaps(first: np.ndarray, second: np.ndarray, volumes: bool, out: np.ndarr
             if _are_far(first[i], second[j], reach1[i] + reach2[j]):
                 out[i, j] = 0.0
             else:
-                out[i, j] = _box_iou(first[i], second[j]) if volumes else _bev_iou(first[i], second[j])
+                out[i, j] = _iou(first[i], second[j], volumes)
 
 
 @compiled()
-def suppress(table: np.ndarray, threshold: float, limit: int) -> np.ndarray:
-    """The places (K,) that stay of a table sorted by falling score: `rotated_nms`, with a threshold of 0 or more."""
-    order = np.argsort(table[:, 0])  # by x: the neighbours of a box are near it in this order
+def suppress(table: np.ndarray, order: np.ndarray, threshold: float, limit: int) -> np.ndarray:
+    """The places (K,) that stay of a table sorted by falling score: `rotated_nms`, with a threshold of 0 or more.
+
+    order: the places by rising x, where the neighbours of a box are near it.
+    """
     x, reach = table[:, 0][order], _reach(table)
     furthest = reach.max() if len(table) > 0 else 0.0
     waiting = np.full(len(table), True)
@@ -50,7 +52,7 @@ def suppress(table: np.ndarray, threshold: float, limit: int) -> np.ndarray:
             j = order[place]
             if waiting[j] and not _are_far(table[best], table[j], reach[best] + reach[j]):
                 if threshold < BOUNDED_FROM or _bound(table[best], table[j]) > threshold:
-                    waiting[j] = _bev_iou(table[best], table[j]) <= threshold
+                    waiting[j] = _iou(table[best], table[j], False) <= threshold
     return kept[:count]
 
 
@@ -72,7 +74,7 @@ def _are_far(first, second, reach):
 
 @compiled()
 def _bound(first, second):
-    """An overlap that `_bev_iou` does not exceed: of the second and the straight rectangle round the first."""
+    """A quick upper bound of the overlap seen from above, by the rectangle round the first in the second's frame."""
     dx, dy = first[0] - second[0], first[1] - second[1]
     cos = abs(first[4] * second[4] + first[5] * second[5])
     sin = abs(first[5] * second[4] - first[4] * second[5])
@@ -107,19 +109,13 @@ def mark_inside(points: np.ndarray, table: np.ndarray, out: np.ndarray, start: i
 
 
 @compiled()
-def _bev_iou(first, second):
+def _iou(first, second, volumes):
     both = _intersection(first, second)
-    return _ratio(both, _area(first) + _area(second) - both)
-
-
-@compiled()
-def _box_iou(first, second):
+    if not volumes:
+        return _ratio(both, _area(first) + _area(second) - both)
     low1, high1 = first[6] - first[7], first[6] + first[7]
     low2, high2 = second[6] - second[7], second[6] + second[7]
-    tall = min(high1, high2) - max(low1, low2)
-    if tall <= 0.0:
-        return 0.0
-    both = _intersection(first, second) * tall
+    both *= max(min(high1, high2) - max(low1, low2), 0.0)
     return _ratio(both, _area(first) * (high1 - low1) + _area(second) * (high2 - low2) - both)
 
 

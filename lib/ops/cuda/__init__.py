@@ -5,6 +5,7 @@ have fake kernels and gradients, so torch.compile, torch.export and CUDA graphs 
 fixed order; there is no mode in which it would not.
 """
 
+from lib.ops.cuda.boxes import bev_iou, box_iou, rotated_nms
 from lib.ops.cuda.flow_embedding import flow_embedding
 from lib.ops.cuda.gather import gather
 from lib.ops.cuda.interpolate import inverse_distance_weights, weighted_sum
@@ -13,11 +14,14 @@ from lib.ops.cuda.pointconv import pointconv_net
 from lib.ops.cuda.sampling import furthest_point_sample
 
 __all__ = [
+    "bev_iou",
+    "box_iou",
     "flow_embedding",
     "furthest_point_sample",
     "gather",
     "inverse_distance_weights",
     "knn",
     "pointconv_net",
+    "rotated_nms",
     "weighted_sum",
 ]

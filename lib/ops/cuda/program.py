@@ -52,6 +52,7 @@ KERNELS = {
         "flow_embedding<bfloat16, 64>",
         *_instances("flow_embedding_edges", "flow_embedding_matrix", scalars=ALL),
     ],
+    "boxes": ["box_iou", "nms_bits", "nms_keep"],
     "pointconv": _instances("pointconv", "pointconv_backward", scalars=ALL),
 }
 
