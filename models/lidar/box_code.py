@@ -48,4 +48,4 @@ def turn_to_bin(yaw: Tensor, bins: Tensor, offset: float) -> Tensor:
 
     A network's angle is trained on a sine that does not tell front from back. The direction bin does.
     """
-    return torch.remainder(yaw - offset, torch.pi) + offset + torch.pi * bins
+    return torch.remainder(yaw - offset, torch.pi) + offset + torch.pi * bins.to(yaw.dtype)

@@ -78,7 +78,7 @@ class PillarNetwork(nn.Module):
             matrix, bias = self.norm.after_linear(self.linear.weight, points, len(cells.points) * slots)
             values = points @ matrix.T  # (R, width), without the bias: it is the same for all points of a pillar
             if not len(values):
-                return values
+                return (values + bias).relu()  # (0, width); the gradient still reaches every weight
             highest = torch.segment_reduce(values, "max", lengths=cells.counts)  # (P, width)
             full = (cells.counts == slots).unsqueeze(1)
             return (torch.where(full, highest, highest.clamp_min(0)) + bias).relu()

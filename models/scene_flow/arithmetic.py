@@ -1,26 +1,13 @@
 """How much arithmetic a network does on a pair of clouds: its matrix products, the point operations' included."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.ops import use_backend
+from models.flops import Flops, parts_of
 
 COUNTED_POINTS = 1024  # every layer sees its full number of neighbours: from here on the counts grow with the points
-
-
-@dataclass(frozen=True)
-class Flops:
-    """Floating point operations of one forward pass on one pair; a multiply-add counts as 2."""
-
-    parts: dict[str, int]  # by child of the network, in its order
-
-    @property
-    def total(self) -> int:
-        return sum(self.parts.values())
 
 
 @torch.no_grad()
@@ -46,13 +33,4 @@ def count_flops(net: nn.Module, num_points: int) -> Flops:
             net.eval()(*pair)
     finally:
         net.train(training)
-    counts, root = counter.get_flop_counts(), type(net).__name__
-    parts = {name: _below(counts, f"{root}.{name}") for name, _ in net.named_children()}
-    return Flops({name: round(flops * num_points / counted) for name, flops in parts.items()})
-
-
-def _below(counts: dict[str, dict[Any, int]], prefix: str) -> int:
-    """FLOP of one child of the network: of itself, or of its outermost members that were called."""
-    inside = [name for name in counts if f"{name}.".startswith(f"{prefix}.")]
-    outermost = [name for name in inside if not any(name.startswith(f"{other}.") for other in inside)]
-    return sum(sum(counts[name].values()) for name in outermost)
+    return Flops({name: round(flops * num_points / counted) for name, flops in parts_of(net, counter).items()})

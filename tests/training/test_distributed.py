@@ -80,13 +80,14 @@ def test_the_group_of_processes_outlives_what_reduces_gradients_through_it(tmp_p
     assert not dist.is_initialized() and not {"reducer", "logger"} & set(vars(wrapper))
 
 
-def test_maps_are_normalised_over_all_processes(tmp_path):
-    """Two processes with half of the images each end where one with all of them does."""
+@pytest.mark.parametrize(("kind", "norm"), [("ours", "1"), ("pillars", "norm")])
+def test_statistics_are_those_of_all_processes(tmp_path, kind, norm):
+    """Two processes with half of the images or clouds each end where one with all of them does."""
     for launcher in ([sys.executable], TORCHRUN):
-        result = start(launcher, "tests/training/norms_of_two.py", tmp_path, "ours")
+        result = start(launcher, "tests/training/norms_of_two.py", tmp_path, kind)
         assert result.returncode == 0, result.stderr
     one, *two = (load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
-    assert not torch.equal(one["1.running_mean"], torch.zeros(4))
+    assert not torch.equal(one[f"{norm}.running_mean"], torch.zeros(4))
     for state in two:
         for name, value in one.items():
             torch.testing.assert_close(state[name], value, rtol=0, atol=1e-12)
