@@ -20,6 +20,8 @@ for methods in \
   output:0.3,hint:3 \
   output:0.3,multiscale:8 \
   output:0.3,pkd:0.5 \
+  output:0.3,attention:30 \
+  output:0.3,similarity:60 \
   output:0.3,semckd:30 \
   output:0.3,rkd:2 \
   output:0.3,pointdistiller:2 \

@@ -31,7 +31,10 @@ def similarity_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
 
 
 class SimilarityDistillation(DistillationMethod):
-    """The similarity loss of all features at the place. It needs no adapter, and at least 2 samples a process."""
+    """The similarity loss of all features at the place. It needs no adapter, and at least 2 samples a process.
+
+    As in the paper it compares whole samples. Rows are not served: their number differs from sample to sample.
+    """
 
     name = "similarity"
     weight = 3000.0  # of the paper
