@@ -46,8 +46,6 @@ def flags(tmp_path_factory) -> list[str]:
         str(teacher),
         "--gamma",
         "0.3",
-        "--student",
-        "tiny",
         "--batch-size",
         "2",
         "--steps",
@@ -61,7 +59,8 @@ def flags(tmp_path_factory) -> list[str]:
 def whole(flags, tmp_path_factory) -> Path:
     """The run that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert train_student.main([*flags, "--out", str(out)]) == 0
+    result = run("train_student.py", *flags, "--out", out)
+    assert result.returncode == 0, result.stderr
     return out
 
 
@@ -92,7 +91,8 @@ def test_killed_at_random_moments_and_resumed_is_bit_identical(flags, whole, tmp
         kills += process.wait() == -signal.SIGKILL
         process.communicate()
     assert kills == 5
-    assert train_student.main([*flags, *RESUME, str(out)]) == 0
+    result = run("train_student.py", *flags, *RESUME, out)
+    assert result.returncode == 0, result.stderr
     assert_same_run(out, whole)
     assert not list(out.glob("*.tmp"))
 
