@@ -64,6 +64,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def check_finite(path: Path, cloud: np.ndarray, remedy: str) -> None:
+    """Raises InputError when a row of a cloud (N, C) from the file holds NaN or infinity. remedy: what to do then."""
+    bad = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{path} has NaN or infinity in {len(bad)} of {len(cloud)} points, the first is point {bad[0]}: {remedy}"
+        )
+
+
 def read_npy(path: Path) -> np.ndarray:
     """A .npy file as (n, 3) float32, read only after its header and the file's length were checked.
 

@@ -189,7 +189,7 @@ NO_FILE = f"no file {PC2}: every scene folder holds pc1.npy and pc2.npy"
 PROMISED = "its header promises 2400 bytes of coordinates"
 EMPTY = "is empty: it should hold one folder per scene, named by digits, with pc1.npy and pc2.npy"
 ALIGNED = "row i of pc2 must be where row i of pc1 moved, so prepare this scene again"
-NOT_FINITE = "has NaN or infinity in 2 row(s), the first is row 7; prepare this scene again"
+NOT_FINITE = "has NaN or infinity in 2 of 200 points, the first is point 7: prepare this scene again"
 
 
 class Trap:

@@ -15,7 +15,7 @@ from lib.clouds.pcd import read_pcd
 from lib.clouds.ply import flow_ply, read_ply
 from lib.clouds.text import printable, read_text
 from lib.errors import InputError
-from lib.files import ARRAY_DAMAGE, read_npy
+from lib.files import ARRAY_DAMAGE, check_finite, read_npy
 
 NPZ_NAMES = ("xyz", "points")  # taken when a .npz holds several arrays
 BIN_ROW = 16  # bytes: x y z intensity, float32
@@ -39,12 +39,7 @@ def read_cloud(path: Path) -> np.ndarray:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(cloud) == 0:
         raise InputError(f"{path} holds no points")
-    bad_rows = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
-    if len(bad_rows):
-        raise InputError(
-            f"{path} has NaN or infinity in {len(bad_rows)} of {len(cloud)} points, the first is point "
-            f"{bad_rows[0]}: remove them"
-        )
+    check_finite(path, cloud, "remove them")
     return cloud
 
 

@@ -1,4 +1,4 @@
-"""Pages that are one file: their style, pictures and programs are inside, and nothing is ever fetched."""
+"""Pages that are one file: style, pictures and programs are inside, and nothing is fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ svg, img { max-width: 100%; height: auto; vertical-align: top; }
 .tile { border: 1px solid var(--line); border-radius: 6px; padding: .5rem .9rem; min-width: 7.5rem; }
 .tile b { display: block; font-size: 1.3rem; font-weight: 600; } .tile span { color: var(--soft); font-size: .82rem; }
 """
-# The browser itself holds the page to this: no request leaves it.
+# The browser enforces it: the page can send no request.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 

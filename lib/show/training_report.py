@@ -1,6 +1,6 @@
-"""The report page of a training run: its curves and its settings, out of log.jsonl and config.json.
+"""The report page of a training run: its curves and its settings, read from log.jsonl and config.json.
 
-Its charts are SVG, not Plotly: Plotly's program alone is 4.8 MB a page, and runs are many. The page is some 100 kB.
+The charts are SVG. Plotly would put 4.8 MB of program into the page of every run; this page takes about 100 kB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Curve = Callable[[Axes], None]
 def training_report(
     name: str, config: dict[str, Any], records: list[dict[str, Any]], best_metric: str, units: dict[str, str]
 ) -> bytes:
-    """The page. name: the run's. config: of config.json; records: the lines of log.jsonl, at least one, in order.
+    """The page. name: the run's name. config: the content of config.json. records: the lines of log.jsonl (>= 1).
 
     best_metric: the one that chose the checkpoint; units: metric -> unit, of the metrics that are shown.
     """
@@ -66,8 +66,8 @@ def training_report(
             "Training losses",
             losses,
             note(
-                'Means over the steps since the evaluation before. "loss" is what is '
-                "minimised; its terms stand without their weights."
+                'Each point is the mean over the steps since the evaluation before. "loss" is what is minimised. '
+                "The other curves are its terms, without their weights."
             ),
         ),
         section("Validation", scores, note("The dashed line is the best checkpoint.")),

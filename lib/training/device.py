@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """The value with its tensors on the device; from page-locked memory without waiting.
+    """The value with its tensors on the device. Copies from page-locked memory are started and not waited for.
 
-    Tensors may lie nested in named tuples, tuples, lists and dicts. What is no tensor stays as it is.
+    Tensors may lie in named tuples, tuples, lists and dicts. Everything else stays as it is.
     """
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)

@@ -44,7 +44,8 @@ def finish() -> None:
     """Leaves the other processes, after all of them came here."""
     if dist.is_initialized():
         dist.barrier()
-        # Whoever lets go of the group last waits for its threads. These may want Python's lock, which a reducer holds.
+        # The last owner of the group waits for the group's threads, and these may need Python's lock. A reducer keeps
+        # that lock while it is deleted. So it must not be the last owner.
         for wrapper in _wrappers:
             del wrapper.reducer, wrapper.logger
         _wrappers.clear()
@@ -74,11 +75,11 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def parallel(net: nn.Module) -> nn.Module:
-    """The network whose backward averages gradients over the processes, with batch statistics over the global batch."""
+    """Wraps a network: backward averages the gradients over all processes, batch norms see the batch of all of them."""
     if not dist.is_initialized():
         return net
     synchronise_batch_norm(net)
-    # Where buffers do not stay equal by themselves all processes take those of the first, before each step.
+    # Buffers that may come to differ are copied from the first process before each step.
     wrapper = DistributedDataParallel(net, forward_sync_buffers=not buffers_stay_equal(net))
     _wrappers.add(wrapper)
     return wrapper

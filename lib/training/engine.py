@@ -34,7 +34,7 @@ class Interrupted(Exception):
 
 @dataclass
 class Progress:
-    """Where a run stands. Together with the weights, the optimizer and the random generators: everything."""
+    """Where a run stands. With the weights, the optimizer and the random generators it is all that a resume needs."""
 
     step: int = 0  # steps done
     evaluated: int = 0  # the step of the last evaluation
@@ -77,11 +77,16 @@ def seed_everything(seed: int, device: torch.device) -> None:
 class Trainer:
     """One training run.
 
-    task: what is trained. net: the network, on ``device``. step(net, batch, done): named scalars, "loss" is the one to
-    minimise; net is the network or its data-parallel wrapper, done the part of the steps behind us. samples: read under
-    keys (epoch, index). evaluate(net, interrupted): the metrics on the validation part; the checkpoint with the best
-    ``task.best_metric`` is kept. facts: JSON-able, put into checkpoints. adapters: what the losses train besides the
-    network, equal in all processes; kept in last.pt for resuming, never a part of the saved network.
+    task: what is trained.
+    net: the network, on ``device``.
+    step(net, batch, done): returns named scalars, of which "loss" is minimised. Here net is the network or its
+        data-parallel wrapper, and done is the share of the steps that are done.
+    samples: read under keys (epoch, index).
+    evaluate(net, interrupted): the metrics on the validation part. The checkpoint with the best ``task.best_metric`` is
+        kept.
+    facts: put into checkpoints, JSON-able.
+    adapters: what the losses train besides the network, equal in all processes. last.pt holds it for resuming; it is no
+        part of the saved network.
     before_epoch(net): called before the first step of each epoch.
     """
 
@@ -139,7 +144,7 @@ class Trainer:
         return out_of_patience or (self.progress.step >= self.recipe.steps and not self._evaluation_due())
 
     def run(self) -> int | None:
-        """Trains to the end. Returns None there, or the signal's number when one stopped the run (which is then saved).
+        """Trains to the end and returns None. A signal saves and stops the run; its number is then returned.
 
         Raises InputError, leaving all files as they were, when a loss or a gradient is not finite.
         """
@@ -202,7 +207,7 @@ class Trainer:
         gradient = clip_gradients(self.recipe, self.parameters)
         values = torch.stack([value.detach().double() for value in (*terms.values(), gradient)]).cpu()
 
-        # One exchange a step: may we go on, must we stop, and the losses' sums.
+        # One exchange between the processes a step: is a value not finite, did a signal come, the sums of the losses.
         flags = torch.tensor([not values.isfinite().all(), self.signals.received is not None], dtype=torch.float64)
         broken, stop, *sums = distributed.sum_over_processes(torch.cat([flags, values[:-1]])).tolist()
         if broken:
@@ -220,9 +225,10 @@ class Trainer:
         return means["loss"], stop > 0
 
     def _evaluate(self) -> None:
-        """Scores the network, writes the log line, best.pt and last.pt, in an order that a kill in between cannot harm.
+        """Scores the network, then writes the log line, best.pt and last.pt, in this order.
 
-        The log is cut back to last.pt when a run goes on, and best.pt is then written again, so last.pt comes last.
+        A kill in between does no harm: a resumed run starts from the last.pt of before, cuts the log back to it, and
+        writes best.pt again.
         """
         progress = self.progress
         metrics = self.evaluate(self.net, lambda: self.signals.received is not None)

@@ -18,8 +18,8 @@ class SampleStream:
     """An endless list of (epoch, index) keys, cut into batches: one seeded permutation of the data set after another.
 
     Batch k holds entries k * batch_size up to (k + 1) * batch_size. So every batch is full, an epoch sees each sample
-    exactly once, and the step alone says where the stream stands. Iterating yields this process's contiguous slice of
-    the batches start .. stop - 1; the slices of all processes, joined, are the batch of a single process.
+    exactly once, and the step alone says where the stream stands. Iterating yields the batches start .. stop - 1. Of
+    several processes each takes its own contiguous part of every batch; the parts joined are the batch of one process.
 
     Raises InputError for an empty data set or when batch_size is not a multiple of the number of processes.
     """
@@ -79,7 +79,7 @@ def load_batches(
 
 
 class _Guarded(Dataset):
-    """Hands an InputError on as a value: raised in a worker it would come back wrapped into a page of traceback."""
+    """Returns an InputError instead of raising it: raised in a worker it would arrive inside a page of traceback."""
 
     def __init__(self, samples: Dataset):
         self.samples = samples
@@ -108,7 +108,7 @@ def _ignore_signals(worker: int) -> None:
 
 @atexit.register
 def _end_workers() -> None:
-    """Kills workers left behind: multiprocessing would send them SIGTERM, which ours ignore, and wait for ever."""
+    """Kills workers that are left. multiprocessing would send SIGTERM, which they ignore, and wait for ever."""
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()

@@ -65,7 +65,7 @@ def one_cycle(recipe: Recipe, step: int, epoch: int) -> Rate:
 
 
 def milestones(recipe: Recipe, step: int, epoch: int) -> Rate:
-    """lr, a tenth of it after each of 1/2, 2/3 and 5/6 of the steps; before, a linear warm-up from lr / 1000."""
+    """lr, divided by 10 after each of 1/2, 2/3 and 5/6 of the steps. It starts with a linear warm-up from lr / 1000."""
     passed = sum(6 * step >= part * recipe.steps for part in (3, 4, 5))
     warm = min(step / recipe.warm_up, 1.0) if recipe.warm_up else 1.0
     return Rate(recipe.lr * 0.1**passed * (warm + (1 - warm) / 1000))
@@ -96,7 +96,7 @@ def _adamw(parameters: Iterable[nn.Parameter], **options: float) -> torch.optim.
     return torch.optim.AdamW(parameters, betas=(0.9, 0.99), **options)
 
 
-# weight_decay is an L2 penalty of the loss for adam and sgd, and a decay of the weights themselves for adamw
+# weight_decay: for adam and sgd an L2 penalty in the loss, for adamw a decay of the weights themselves.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": _adamw,

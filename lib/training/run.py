@@ -1,4 +1,4 @@
-"""A training run from its folder's point of view: begun or gone on with, trained, reported."""
+"""A training run and its folder: begin or resume, train, report."""
 
 import json
 import shlex
@@ -45,7 +45,7 @@ def evaluate_command(task: Task, args: Any) -> list[str]:
 
 
 def take_up(trainer: Trainer, flags: dict[str, Any]) -> bool:
-    """With --resume goes on where the run stopped, if it has begun; flags: JSON-able.
+    """Restores the run in the folder, when --resume is given and the run has begun. flags: JSON-able.
 
     Returns False when the run is finished. Raises InputError when the data or the teacher are no longer those of the
     run, or when its files are damaged.
@@ -67,8 +67,8 @@ def take_up(trainer: Trainer, flags: dict[str, Any]) -> bool:
 def train(trainer: Trainer, flags: dict[str, Any], script: str, score_with: list[str]) -> int:
     """Trains to the end and writes report.html; returns the exit status, 128 + N after a signal N.
 
-    flags: JSON-able, for config.json. script: what to start to go on. score_with: the words of the command that scores
-    best.pt. Raises InputError when the folder holds another run.
+    flags: JSON-able, for config.json. script: the script that resumes the run. score_with: the words of the command
+    that scores best.pt. Raises InputError when the folder holds another run.
     """
     run, task, progress = trainer.run_folder, trainer.task, trainer.progress
     _open_folder(run, flags, trainer.facts)
@@ -83,7 +83,7 @@ def train(trainer: Trainer, flags: dict[str, Any], script: str, score_with: list
         )
         return 128 + stopped
     if distributed.is_main():
-        # Out of the run's own files: all of it, with what was before a resume.
+        # Read from the run's files: they also hold what was before a resume.
         records = [json.loads(line) for _, line in run.read_log()]
         content = training_report(str(run.path), run.read_config(), records, task.best_metric, task.printed)
         write_atomically(run.report, content)
@@ -104,7 +104,7 @@ def without_names(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open_folder(run: RunFolder, flags: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Writes config.json, or adds this start to that of the run to go on with. Other processes wait for the main."""
+    """Writes config.json; for a resumed run adds this start to it. The other processes wait for the main one."""
     if distributed.is_main():
         present = run.present()
         now = {"flags": flags, "provenance": provenance()}

@@ -33,7 +33,7 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0) -> "tqd
 
 
 def _tqdm() -> "type[tqdm]":
-    """Imported where a line is printed: a benchmark prints none, and runs on a machine that has torch alone."""
+    """tqdm, imported when a line is printed: benchmarks print none, and run where only torch is installed."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError as error:
@@ -59,8 +59,8 @@ class RunFolder:
         self.path = path
         self.config, self.log = path / "config.json", path / "log.jsonl"
         self.last, self.best = path / "last.pt", path / "best.pt"
-        self.report = path / "report.html"  # made of the others: on its own it is no run
-        self._events: Any = None  # TensorBoard's; only training needs that package, so it is imported there
+        self.report = path / "report.html"  # made from the files above; alone it is no run
+        self._events: Any = None  # the writer of TensorBoard; ``start_logs`` imports it, as only training needs it
 
     def present(self) -> list[str]:
         """Names of the run's files that exist."""

@@ -344,9 +344,19 @@ def test_adapters_do_not_move_the_start_of_the_student(flags, tmp_path):
     assert firsts[0]["loss_gt"] == firsts[1]["loss_gt"] and firsts[0]["loss_kd"] == firsts[1]["loss_kd"]
 
 
-def test_every_term_is_logged_and_the_saved_student_is_without_adapters(flags, tmp_path):
-    assert train_student.main([*flags, "--distill", ALL, "--steps", "2", "--out", str(tmp_path)]) == 0
-    assert set(log_lines(tmp_path)[0]["train"]) == {
+LONG = ["--distill", ALL, "--steps", "6", "--save-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory) -> Path:
+    """The run of six steps with every method."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert train_student.main([*flags, *LONG, "--out", str(out)]) == 0
+    return out
+
+
+def test_every_term_is_logged_and_the_saved_student_is_without_adapters(whole):
+    assert set(log_lines(whole)[0]["train"]) == {
         "loss",
         "loss_gt",
         "loss_kd",
@@ -369,17 +379,15 @@ def test_every_term_is_logged_and_the_saved_student_is_without_adapters(flags, t
         "online_peer",
         "online_peer_gt",
     }
-    best, last = load(tmp_path / "best.pt"), load(tmp_path / "last.pt")
+    best, last = load(whole / "best.pt"), load(whole / "last.pt")
     expected = build_model("student-tiny").state_dict()
     assert set(best["model"]["state_dict"]) == set(last["model"]["state_dict"]) == set(expected)
     assert best["training"]["gamma"] == 0.3 and best["training"]["distill"][:2] == ["hint:1", "multiscale:0.5"]
-    assert load_model(tmp_path / "best.pt").name == "student-tiny"
+    assert load_model(whole / "best.pt").name == "student-tiny"
     assert last["resume"]["adapters"] and "resume" not in best
 
 
-def test_a_stopped_run_with_adapters_goes_on_bit_for_bit(flags, tmp_path):
-    given = [*flags, "--distill", ALL]
-    assert train_student.main([*given, "--steps", "6", "--save-every", "1", "--out", str(tmp_path / "whole")]) == 0
+def test_a_stopped_run_with_adapters_goes_on_bit_for_bit(flags, whole, tmp_path):
     out = tmp_path / "parts"
 
     save = Trainer._save
@@ -392,16 +400,16 @@ def test_a_stopped_run_with_adapters_goes_on_bit_for_bit(flags, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_save", save_and_stop)
         with pytest.raises(InterruptedError):
-            train_student.main([*given, "--steps", "6", "--save-every", "1", "--out", str(out)])
+            train_student.main([*flags, *LONG, "--out", str(out)])
     assert load(out / "last.pt")["training"]["step"] == 4
     torch.manual_seed(123)  # what the process did before does not matter
     assert train_student.main([*RESUME, str(out)]) == 0
-    assert_same_run(out, tmp_path / "whole")
+    assert_same_run(out, whole)
 
 
 def test_resume_refuses_other_methods(flags, tmp_path):
     out = str(tmp_path)
-    assert train_student.main([*flags, "--steps", "2", "--distill", "output,rkd", "--out", out]) == 0
+    assert train_student.main([*flags, "--steps", "1", "--distill", "output,rkd", "--out", out]) == 0
     for changed, line in (
         (["--distill", "output"], "--distill was output,rkd when the run in .* began and is now output"),
         (["--gamma", "0.5"], "--gamma was not given when the run in .* began and is now 0.5"),
@@ -414,9 +422,10 @@ def test_resume_refuses_other_methods(flags, tmp_path):
 def test_default_folders_tell_runs_apart(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(train_student, "PROJECT_ROOT", tmp_path)
     options = ["--distill", "output:0.5,pointdistiller+kept=8+reweight=off"]
-    for given in (["--gamma", "0.5"], ["--distill", "output:0.5,hint@predictor/2:2"], ["--distill", "self"], options):
-        assert train_student.main([*flags, "--steps", "1", *given]) == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+    several = (["--gamma", "0.5"], ["--distill", "output:0.5,hint@predictor/2:2"], ["--distill", "self"], options)
+    folders = [train_student.parse(SCENE_FLOW, [*flags, "--steps", "1", *given]).out for given in several]
+    assert {folder.parent for folder in folders} == {tmp_path / "runs"}
+    assert sorted(folder.name for folder in folders) == [
         "student_tiny-kitti-narrow-gamma0.5+hint@predictor.2-2-seed0",
         "student_tiny-kitti-narrow-gamma0.5+pointdistiller+kept=8+reweight=off-1-seed0",
         "student_tiny-kitti-narrow-gamma0.5-seed0",

@@ -115,13 +115,14 @@ def test_not_finite(scene_folder, value):
     bad[[7, 12], 1] = value
     np.save(scene_folder / "pc2.npy", bad)
     assert reading(scene_folder) == (
-        f"{scene_folder / 'pc2.npy'} has NaN or infinity in 2 row(s), the first is row 7; prepare this scene again"
+        f"{scene_folder / 'pc2.npy'} has NaN or infinity in 2 of {len(GOOD)} points, the first is point 7: "
+        "prepare this scene again"
     )
 
 
 def test_too_large_for_float32(scene_folder):
     np.save(scene_folder / "pc1.npy", np.full((4, 3), 1e300))
-    assert "has NaN or infinity in 4 row(s), the first is row 0" in reading(scene_folder)
+    assert "has NaN or infinity in 4 of 4 points, the first is point 0" in reading(scene_folder)
 
 
 def test_different_lengths(scene_folder):

@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.datasets.scene_flow.scene import Scene
 from lib.errors import InputError
-from lib.files import read_npy
+from lib.files import check_finite, read_npy
 
 VALIDATION_SHARE = 10  # one scene in ten is held out of the training data ...
 VALIDATION_LIMIT = 200  # ... and never more than this many
@@ -116,12 +116,7 @@ def read_cloud(path: Path) -> np.ndarray:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(cloud) == 0:
         raise InputError(f"{path} has no rows; prepare this scene again or remove its folder")
-    bad_rows = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
-    if len(bad_rows):
-        raise InputError(
-            f"{path} has NaN or infinity in {len(bad_rows)} row(s), the first is row {bad_rows[0]}; "
-            f"prepare this scene again"
-        )
+    check_finite(path, cloud, "prepare this scene again")
     return cloud
 
 

@@ -57,7 +57,7 @@ def _remembered(cloud: np.ndarray, size: int) -> Buckets | None:
 
 
 def _make(clouds: list[np.ndarray], size: int) -> list[Buckets]:
-    """Cuts each cloud in two first, so that every thread has a half to sort, be it of one cloud or of many."""
+    """Cuts each cloud in two first: a thread then sorts one half, also where there is only one cloud."""
     made = []
     for cloud in clouds:
         boxes = -(-len(cloud) // size)
@@ -104,7 +104,7 @@ def _finish(rows, size, order, points, low, high, start, stop):
 
 @compiled()
 def _sort(rows, size, first, last):
-    """Orders the rows first..last as the leaves of a KD-tree whose leaves are the boxes; first is a box's start."""
+    """Orders the rows first..last as a KD-tree does whose leaves are the boxes. A box starts at ``first``."""
     starts, stops = np.empty(128, np.int64), np.empty(128, np.int64)  # segments still to be cut
     starts[0], stops[0] = first, last
     left = 1
@@ -121,7 +121,7 @@ def _sort(rows, size, first, last):
 
 @compiled()
 def _cut(rows, size, start, stop):
-    """Halves the rows start..stop along their widest axis, between two boxes where there are two; the place."""
+    """Halves the rows start..stop along their widest axis, if possible between two boxes; returns the place."""
     boxes = (stop - start + size - 1) // size
     middle = start + (boxes // 2 * size if boxes > 1 else (stop - start) // 2)
     axis, widest = 0, -1.0
@@ -139,7 +139,7 @@ def _cut(rows, size, start, stop):
 
 @compiled()
 def _select(rows, axis, start, stop, place):
-    """Moves the rows start..stop so that those before ``place`` are not above those from it on along the axis."""
+    """Moves the rows start..stop: along the axis, no row before ``place`` is then above a row from ``place`` on."""
     low, high = start, stop
     while low < place < high:
         a, b, c = rows[low, axis], rows[(low + high) // 2, axis], rows[high - 1, axis]
@@ -157,12 +157,12 @@ def _select(rows, axis, start, stop, place):
 def _partition(rows, axis, low, high, pivot, equal):
     """Moves the rows below the pivot, or not above it, to the front of low..high; returns where the others begin."""
     i = low
-    for j in range(low, high):  # without a jump: the next row takes the place of one that belongs behind
+    for j in range(low, high):  # without a branch: rows j and i always change places
         x, y, z, row = rows[j, 0], rows[j, 1], rows[j, 2], rows[j, 3]
         value = rows[j, axis]
         rows[j, 0], rows[j, 1], rows[j, 2], rows[j, 3] = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3]
         rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3] = x, y, z, row
-        i += (value < pivot) | (equal & (value == pivot))
+        i += (value < pivot) | (equal & (value == pivot))  # the row stays in front
     return i
 
 

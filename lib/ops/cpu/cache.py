@@ -1,8 +1,7 @@
 """Where the machine code of the compiled loops is kept on disk.
 
-numba looks only at the file of a loop itself when it asks whether the kept code is still right. But our loops are made
-of parts from other files: after a change there it would run the old code. So each state of the sources has a folder of
-its own:
+numba keeps the code of a loop until the loop's own file changes. But our loops use functions of other files: after a
+change there, numba would run the old code. So each state of the sources has a folder of its own:
 
     <root>/point-ops-<this checkout>/<sources>-<environment>/
 

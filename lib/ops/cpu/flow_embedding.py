@@ -6,7 +6,7 @@ from lib.ops.cpu.compiled import compiled
 from lib.ops.cpu.instructions import ROWS, add_leaky_relu, raise_maximum
 from lib.ops.reference import NEGATIVE_SLOPE
 
-EDGES = ROWS  # of a query at once: so many of one vector are quicker than fewer of two or four vectors
+EDGES = ROWS  # of a query at once, one vector of each: quicker than fewer edges with two or four vectors of each
 
 
 @compiled()
@@ -23,8 +23,8 @@ def embed(
 ) -> None:
     """out = LeakyReLU(max_k matrix LeakyReLU(query + support) + bias), winner = the first k that reaches it.
 
-    One query at a time: its hidden values stay in the core's first cache, the products in its registers. At every width
-    of the networks that is quicker than a product of many queries' hidden values, with AVX-512 as with AVX2.
+    One query at a time: its hidden values stay in the core's first cache, the products in its registers. For all widths
+    of the networks this is quicker than one product for many queries, both with AVX-512 and with AVX2.
     """
     slope = out.dtype.type(NEGATIVE_SLOPE)
     edges, last = max(rows.shape[1], EDGES), rows.shape[1] - 1
@@ -36,8 +36,8 @@ def embed(
         for p in range(len(panels)):
             for k in range(0, edges, EDGES):
                 k = min(k, edges - EDGES)  # the last block may overlap the one before
-                if p == 0:  # block by block, as the processor prepares one while it multiplies another
-                    for j in range(k, k + EDGES):  # behind the last neighbour, that one again: it raises no maximum
+                if p == 0:  # block by block: the processor prepares one block while it multiplies another
+                    for j in range(k, k + EDGES):  # the last neighbour is repeated: that raises no maximum
                         add_leaky_relu(queries, r, table, rows[r, min(j, last)], hidden, j, slope)
                 raise_maximum(hidden, k, panels, p, out, r, winner)
         add_leaky_relu(out, r, bias, 0, out, r, slope)

@@ -40,7 +40,7 @@ else:
 
 @compiled()
 def _await(counter: np.ndarray, value: int) -> bool:
-    """Looks for a moment whether counter (1,) has come to the value."""
+    """Looks for a moment whether counter (1,) has reached the value."""
     for _ in range(ROUNDS):
         if _look(counter, 0) >= value:
             return True
@@ -88,7 +88,7 @@ class Helper:
         self._given.raise_to(self._number)
 
     def finish(self) -> None:
-        """Waits for the task and raises its error. A task that has not begun yet is taken back, and never runs."""
+        """Waits for the task and raises its error. A task that has not begun is withdrawn and never runs."""
         try:
             self._tasks.pop()
         except IndexError:  # the helper has it
@@ -98,7 +98,7 @@ class Helper:
             if error is not None:
                 raise error
         finally:
-            del error  # its traceback knows this frame: a circle that would keep the task's tensors
+            del error  # its traceback refers to this frame, and the two would keep the task's tensors alive
 
     def end(self) -> None:
         """Ends the thread, which must have no task. Compiled code must not be running when Python takes it down."""

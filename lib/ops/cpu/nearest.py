@@ -1,4 +1,4 @@
-"""From the distances of many points to a query, its k nearest: the distance of the k-th, and their order."""
+"""Picks the k nearest of many points whose distances to a query are known, and puts them in order."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ from lib.ops.cpu.vectors import LANES, add_where, compress, count_chosen, load, 
 
 @compiled()
 def likely_reach(tried: np.ndarray, number: int, k: int, guess: float, most: float) -> float:
-    """A limit with k of the distances tried[:number] within it, or a few more; -1 where fewer are within ``most``.
+    """A limit that k of the distances tried[:number], or a few more, do not exceed; -1: fewer are within ``most``.
 
-    ``guess`` is the first limit. Points beyond the limit need not be ranked, and counting is quicker than ranking.
+    ``guess`` is the first limit tried. Only the points within the limit are ranked: counting is quicker than ranking.
     """
     plenty = k + k // 4 + 8
     few, enough = 0.0, -1.0
@@ -100,7 +100,7 @@ def insert(
     distances: np.ndarray,
     rows: np.ndarray,
 ) -> None:
-    """Fills ``rows`` (k,) with the nearest of places[:number], by distances in float64; of equals the lower row first.
+    """Fills ``rows`` (k,) with the nearest of places[:number], by distances in float64. Ties go to the lower row.
 
     points and order are those of ``Buckets``; query (3,); distances (k,) is scratch memory.
     """

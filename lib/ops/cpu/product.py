@@ -22,10 +22,11 @@ _row, _narrow_row = product_tile(1, PANELS), product_tile(1, 1)
 
 
 def kept(arrange: Callable[..., T]) -> Callable[..., T]:
-    """A decorator of what brings tensors of a layer in CPU memory into the form that compiled loops read.
+    """A decorator of functions that arrange a layer's tensors, in CPU memory, for the compiled loops.
 
-    Those of a frozen network (the first is a parameter, and none requires a gradient) are arranged once, and again when
-    torch has changed one in place. They must not be written to behind torch's back, through ``.data`` or ``.numpy()``.
+    The tensors of a frozen network are arranged once, and again after torch has changed one in place. A network is
+    frozen when the first tensor is a parameter and none requires a gradient. Writing to them through ``.data`` or
+    ``.numpy()`` would go unseen: do not.
     """
     known: dict[int, tuple] = {}  # by the first tensor: (each tensor, its version, its address), the result, options
 
@@ -56,16 +57,16 @@ def kept(arrange: Callable[..., T]) -> Callable[..., T]:
 
 @kept
 def pack_matrix(matrix: Tensor) -> np.ndarray:
-    """A layer's matrix (D, C) in CPU memory in panels (D' / n, C', n) of n columns, a vector of float32 or float64.
+    """Cuts a layer's matrix (D, C), in CPU memory, into panels (D' / n, C', n). n numbers fill a vector.
 
-    D' and C' are D and C up to the next multiple of n; there are zeros behind.
+    D' and C' are D and C rounded up to a multiple of n; the rest is zeros.
     """
     return _panels(matrix.detach().contiguous().numpy())
 
 
 @kept
 def pack_layer(matrix: Tensor, bias: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix (D, C) as by ``pack_matrix`` and bias (D), zeros behind: (D')."""
+    """(matrix (D, C) as ``pack_matrix`` cuts it, bias (D) with zeros up to length D')."""
     packed = pack_matrix(matrix)
     shift = np.zeros(len(packed) * packed.shape[2], packed.dtype)
     shift[: len(bias)] = bias.detach().numpy()

@@ -45,7 +45,7 @@ def search(
     """
     k, q_size, room = out.shape[1], q_points.shape[2], len(order) + LANES
     flat, numbers = points.reshape(-1), np.arange(room).astype(np.int32)
-    # The points around a run of queries, and those of them that are near: three coordinates from its middle, places.
+    # The points around a run of queries, and the near ones among them: coordinates relative to its middle, and places.
     wide, nearby = _list(room), _list(room)
     tried, near, exact = np.empty(room, np.float32), np.empty(room, np.int32), np.empty(k)
     keys, places = np.empty(room, np.float32), np.empty(room, np.int32)  # the candidates of a query
@@ -143,8 +143,8 @@ def _middle(box):
 def _safe(limit, corner):
     """A limit in float32 that loses no point: see SLACK.
 
-    Take any point whose squared distance in float32 is at most ``limit``. All points that are truly no further off than
-    that one have squared distances in float32 up to the result.
+    Take any point whose squared distance in float32 is at most ``limit``, and another one that is really no further
+    away. Then the squared distance of the other in float32 is at most the result.
     """
     return limit + SLACK * (limit + corner) + TINY if limit < HUGE else np.inf
 
@@ -221,7 +221,7 @@ def _points_within(points, number, sides, limit, found):
 
 @compiled()
 def _certain_reach(points, low, high, full, x, y, z):
-    """A squared distance within which there are k points: that of the furthest point in the nearest full box."""
+    """A squared distance that k points do not exceed: that of the furthest point in the nearest full box."""
     if full == 0:
         return np.inf
     home, nearest = 0, np.inf

@@ -1,8 +1,8 @@
 """Threads for the compiled CPU path.
 
-Compiled loops release Python's lock, so plain Python threads run them side by side; the calling thread takes its part,
-which saves waking one more. Meanwhile torch's own operators are single-threaded in all of them: two layers of threads
-would fight for the same cores.
+Compiled loops release Python's lock, so plain Python threads run them side by side. The calling thread does a part
+itself: that is one thread less to wake. In all these threads torch's own operators use one thread only, as two layers
+of threads would compete for the same cores.
 """
 
 import atexit

@@ -165,8 +165,8 @@ def load(source: str, kernel: str, capability: int) -> Any:
 def bind(gpu: int) -> None:
     """Makes the primary context of a GPU, torch's own, the current one of the calling thread.
 
-    A thread that has not yet called CUDA, as autograd's at the first backward, has none, and the driver then launches
-    nothing; ``torch.cuda.device`` gives it none where the GPU is number 0.
+    A thread that has not called CUDA yet has no context, and the driver then launches nothing. Autograd's thread at the
+    first backward is one. ``torch.cuda.device`` gives it no context where the GPU is number 0.
     """
     core().Device(gpu).set_current()
 

@@ -24,9 +24,9 @@ MOTIONS = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, math.inf]  # m
 
 
 class Observations:
-    """What a report needs of an evaluation besides its score: sums over points, and a few scenes whole.
+    """What the report needs besides the score: sums over points, and the best and the worst scenes.
 
-    ``observe`` is handed to ``evaluate``; memory does not grow with the number of scenes.
+    ``evaluate`` calls ``observe`` for every scene. The memory does not grow with the number of scenes.
     """
 
     def __init__(self):
@@ -62,7 +62,7 @@ class Observations:
 
 
 def merged(parts: Sequence[Observations]) -> Observations:
-    """What all processes have seen together."""
+    """The observations of all processes as one."""
     whole = Observations()
     for part in parts:
         for name in whole.points:
@@ -95,7 +95,7 @@ def evaluation_report(result: dict[str, Any], seen: Observations) -> bytes:
             charts(*_error_charts(seen), columns=2),
             note(
                 "Mean end-point error over all points of a bin; the grey bars are the share of the points in it. "
-                "Distance is the source point's from the sensor, motion the length of its true flow."
+                "Distance: from the sensor to the source point. Motion: the length of its true flow."
             ),
         ),
         section("Over the scenes", charts(*_scene_charts([scene["EPE3D"] for scene in scenes]), columns=2)),

@@ -42,11 +42,11 @@ class Column(NamedTuple):
 
 
 def draw_flow(view: View, title: str, dpi: int = 110) -> bytes:
-    """A PNG of two rows, seen along the sensor's axis and from above, and up to four columns.
+    """A PNG of two rows: the view along the sensor's axis, and from above. It has up to four columns.
 
-    source and target; warped source and target; the flow's direction and length as colour, with its wheel; the error
-    with its scale. What is not known is left out: a view without a target shows how the source moved, and one whose
-    flow is the truth itself has no warped source and no error.
+    The columns: source and target; warped source and target; the flow, its direction and length as colour; the error.
+    What is not known is left out. A view without a target shows how the source moved. A view of the true flow has no
+    warped source and no error.
     """
     columns = _columns(view.thinned(MAX_POINTS))
     everything = np.concatenate([points for column in columns for points, _ in column.layers.values()])
@@ -121,7 +121,7 @@ def _box(points: np.ndarray) -> np.ndarray:
 
 
 def _dots(axes: Axes, layers: list[tuple[np.ndarray, np.ndarray]], box: np.ndarray) -> None:
-    """Paints all layers together, so that no cloud hides another: from the lowest third coordinate to the highest."""
+    """Paints the points of all layers in one order, by their third coordinate, so that no cloud hides another."""
     points, colours = (np.concatenate(parts) for parts in zip(*layers, strict=True))
     order = np.argsort(points[:, 2], kind="stable")
     size = 9.0 * (1000.0 / max(len(points), 1000)) ** 0.6

@@ -15,8 +15,8 @@ ERROR_MAP = colormaps["magma_r"].resampled(320)(np.arange(40, 320))[:, :3]  # wi
 class View(NamedTuple):
     """One pair to look at. source, flow (N, 3), target (M, 3), truth (N, 3): float32, m, x left, y up, z forward.
 
-    flow: of the source points, predicted. truth: the true one, where it is known; flow itself where nothing was
-    predicted. total: (source, target) points that there were before some were left out.
+    flow: the predicted flow of the source points; where nothing was predicted, the true one. truth: the true flow,
+    where it is known. total: how many source and target points there were before some were left out.
     """
 
     name: str
@@ -81,10 +81,10 @@ def round_scale(values: np.ndarray) -> float:
 
 
 def flow_colours(flow: np.ndarray, scale: float) -> np.ndarray:
-    """Colours (..., 3) uint8 of vectors (..., 3), m: the heading seen from above is the hue, its length the strength.
+    """Colours (..., 3) uint8 of vectors (..., 3), m, seen from above: hue shows direction, strength shows length.
 
-    Grey is no motion, full colour ``scale`` m or more. The vertical part has no colour. All hues are equally light:
-    they lie on a circle of OKLab (B. Ottosson, A perceptual color space for image processing, 2020).
+    Grey means no motion, full colour a length of ``scale`` m or more. The vertical part is not shown. All hues are
+    equally light: they lie on a circle of OKLab (B. Ottosson, A perceptual color space for image processing, 2020).
     """
     right, forward, _ = np.moveaxis(to_viewer(flow), -1, 0).astype(np.float64)
     strength = np.clip(np.hypot(right, forward) / scale, 0.0, 1.0)
