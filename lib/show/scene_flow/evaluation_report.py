@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from lib.datasets.scene_flow.pairs import FlowBatch
+from lib.show import orbit
 from lib.show.charts import BLUE, GREY, ORANGE, bars, charts
 from lib.show.page import folded, note, page, section, table, tiles
 from lib.show.scene_flow import view3d
@@ -105,7 +106,7 @@ def evaluation_report(result: dict[str, Any], seen: Observations) -> bytes:
         section("How this was made", table(_facts(result))),
     ]
     title = f"Evaluation: {protocol['dataset']}, {protocol['split']}"
-    return page(title, model, sections, view3d.STYLE, view3d.scripts())
+    return page(title, model, sections, orbit.STYLE, view3d.scripts())
 
 
 def _protocol(protocol: dict[str, Any]) -> str:
