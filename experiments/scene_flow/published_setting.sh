@@ -1,7 +1,7 @@
 # The setting of the published tables: FlyingThings3D (quarter set) and KITTI in full, 8192 points, batch 8. The learning
 # rate is 1e-3, halved every 80 epochs (teachers) or 150 (students). KITTI is split 100/42 by us: no split is published.
 # DATA is the folder that holds both processed sets; each may have its own.
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 DATA=${DATA:-data}
 FT3D_ROOT=${FT3D_ROOT:-$DATA}

@@ -1,6 +1,6 @@
 # The setting of synthetic.sh, methods.sh and pareto.sh: a big set (synthetic-things) for the teacher, a small one
 # (a few synthetic-drive scenes) for the students. Runs of the same name are the same run, whichever script makes it.
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 POINTS=${POINTS:-512}
 BATCH=${BATCH:-4}

@@ -1,13 +1,15 @@
-"""KITTI's object benchmark: its frames (frames.py) and its label and result lines (labels.py)."""
+"""KITTI's object benchmark: its frames (frames.py), its label and result lines (labels.py, results.py)."""
 
 from lib.datasets.kitti_object.frames import Frame, Frames, open_frames, read_calibration, read_split
 from lib.datasets.kitti_object.labels import TYPES, Label, read_labels, write_labels
+from lib.datasets.kitti_object.results import as_results
 
 __all__ = [
     "TYPES",
     "Frame",
     "Frames",
     "Label",
+    "as_results",
     "open_frames",
     "read_calibration",
     "read_labels",

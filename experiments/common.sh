@@ -5,7 +5,7 @@
 # process that holds its lock. With LIST=1 it prints the lines instead, for sweep.py; an empty line stands where all the
 # lines before it must be finished.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 UNDER_WAY=75 # the status of a line whose run another process holds
 
