@@ -13,8 +13,8 @@ from lib.camera import Calibration
 # Of Okabe & Ito's palette, which the colour-blind can tell apart; the last one is for any other class.
 COLOURS = {"Car": "#0072b2", "Pedestrian": "#d55e00", "Cyclist": "#009e73"}
 OTHER, TRUTH = "#cc79a7", "#222222"
+QUADS = ((0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7))  # faces, by corners
 THRESHOLD = 0.3  # detections with a lower score are not drawn at first
-# The axes of a scene are those of the LiDAR: x ahead, y left, z up, in metres.
 
 
 class Scene(NamedTuple):

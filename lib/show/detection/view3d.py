@@ -16,7 +16,7 @@ from matplotlib import colormaps
 
 from lib.boxes import EDGES, Detections, lidar_corners
 from lib.show import orbit
-from lib.show.detection.scene import THRESHOLD, TRUTH, Scene, colour_of, heading_lines
+from lib.show.detection.scene import QUADS, THRESHOLD, TRUTH, Scene, colour_of, heading_lines
 from lib.show.orbit import packed
 from lib.show.page import note, page, section, table
 
@@ -24,7 +24,6 @@ MAX_POINTS = 24_000  # dots; a crop of KITTI has up to 21,000: with their colour
 LONGEST = 1.9  # of the scene's sides, in the units of Plotly's camera
 LINES = (*EDGES, (8, 9))  # behind the 8 corners: the middle of the top, and of the front's upper edge
 # The two triangles of each of the six faces, by corners.
-QUADS = ((0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7))
 FACES = [face for a, b, c, d in QUADS for face in ((a, b, c), (a, c, d))]
 
 
