@@ -1,11 +1,14 @@
 """Networks. ``MODELS`` names them all; ``build_model`` makes one and ``load_model`` reads one from a file."""
 
+import math
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from lib.ops import InputError
 from models.files import CHECKPOINT_FORMAT, read_checkpoint
+from models.lidar.anchor_head import LidarOutput
+from models.lidar.pointpillars import PointPillars
 from models.norm import buffers_stay_equal, synchronise_batch_norm
 from models.scene_flow.bi_pointflownet import BiPointFlowNet, FlowOutput
 from models.scene_flow.levels import PairGeometry
@@ -15,6 +18,7 @@ __all__ = [
     "CHECKPOINT_FORMAT",
     "MODELS",
     "FlowOutput",
+    "LidarOutput",
     "PairGeometry",
     "buffers_stay_equal",
     "build_model",
@@ -31,6 +35,25 @@ HALF_PREDICTORS = {"predictor": (64, 64, 64, 32)}
 QUARTER = {"pyramid": (8, 16, 32, 64, 64), "bottleneck": 2, "context": (16, 16, 32, 32), **HALF_PREDICTORS}
 TINY = {"pyramid": (8, 16, 32, 32, 32), "bottleneck": 2, "context": (8, 8, 16, 16), "predictor": (32, 32, 32, 16)}
 
+PILLARS_4X = {"pillar": 32, "stages": (32, 64, 128), "neck": 64}  # half of every width: a quarter of the arithmetic
+PILLARS_16X = {"pillar": 16, "stages": (16, 32, 64), "neck": 32}
+PILLARS_8 = {"pillar": 8, "stages": (8, 16, 32), "neck": 16}
+# A quarter of the range in larger cells, for training on a CPU. Anchors of all classes stand on the ground, z = -1.73 m.
+SMALL = {
+    "range": (0.0, -17.92, -3.0, 35.84, 17.92, 1.0),
+    "cell": 0.32,
+    "max_cells": (6000, 6000),
+    "layers": (1, 2, 2),
+    "momentum": 0.1,
+    "yaws": (0.0, math.pi / 2),
+    "anchors": {
+        "Pedestrian": (0.8, 0.6, 1.73, -1.73, 0.35, 0.2),
+        "Cyclist": (1.76, 0.6, 1.73, -1.73, 0.35, 0.2),
+        "Car": (3.9, 1.6, 1.56, -1.73, 0.5, 0.35),
+    },
+    "force_all": True,
+}
+
 # name -> (class, options); keyword options of build_model override these
 MODELS = {
     "teacher": (BiPointFlowNet, {}),  # 7.96 M parameters
@@ -38,13 +61,20 @@ MODELS = {
     "student-half-all": (BiPointFlowNet, {**HALF, **HALF_PREDICTORS}),  # 2.04 M
     "student-quarter": (BiPointFlowNet, QUARTER),  # 0.95 M
     "student-tiny": (BiPointFlowNet, TINY),  # 0.32 M
+    "pointpillars": (PointPillars, {}),  # 4.83 M
+    "pointpillars-4x": (PointPillars, PILLARS_4X),  # 1.22 M
+    "pointpillars-16x": (PointPillars, PILLARS_16X),  # 0.31 M
+    "pointpillars-small": (PointPillars, {**SMALL, **PILLARS_4X}),  # 0.64 M
+    "pointpillars-small-4x": (PointPillars, {**SMALL, **PILLARS_16X}),  # 0.17 M
+    "pointpillars-small-16x": (PointPillars, {**SMALL, **PILLARS_8}),  # 0.04 M
 }
 
 
 def build_model(name: str, **options) -> nn.Module:
     """A new network of ``MODELS``, randomly initialised.
 
-    ``options`` override its widths; ``models.scene_flow.bi_pointflownet.Widths`` lists them.
+    ``options`` override its settings: those of ``models.scene_flow.bi_pointflownet.Widths`` or
+    ``models.lidar.pointpillars.PillarSettings``.
     Raises InputError for an unknown name, an unknown option or an impossible value.
     """
     if name not in MODELS:

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lib.errors import InputError
+
 
 class _Synchronised(nn.Module):
     """What both normalisations share: the part that looks at the other processes."""
@@ -40,6 +42,49 @@ class BatchNorm(_Synchronised, nn.BatchNorm1d):
         rows = features.flatten(0, -2)  # (B, N, C) -> (B N, C)
         normalised = self.over_processes(rows) if self.asks_others() else super().forward(rows)
         return normalised.view(features.shape)
+
+    def after_linear(self, weight: Tensor, rows: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        """This normalisation and the linear layer without bias before it as one layer: matrix (D, C), bias (D).
+
+        weight (D, C) of the linear layer. rows (R, C) of its input at the positions that are not all zeros; positions:
+        how many there are with the others. Zeros pass a linear layer as zeros, so the statistics of its output follow
+        from mean and covariance of the rows alone. These are taken in float64. No gradient reaches the rows.
+        While training the running statistics are brought up to date. Raises InputError where there is no position then.
+        """
+        if self.training:
+            mean, variance = self._moments_after(weight, rows.detach(), positions)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + self.eps).rsqrt()  # (D,)
+        return weight * scale.unsqueeze(1), self.bias - mean * scale
+
+    def _moments_after(self, weight: Tensor, rows: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (D,) of the layer's output over all positions of the batch, of all processes' ones."""
+        rows = rows.double()
+        count = rows.new_full((1,), float(positions))
+        total = rows.sum(0)  # (C,)
+        if self.asks_others():
+            dist.all_reduce(count)
+            dist.all_reduce(total)
+        if count < 2:
+            raise InputError(
+                "batch normalisation has nothing to learn from: a training batch needs points in the range"
+            )
+        mean = total / count
+        # The zeros are as far from the mean as the mean is long; each process adds those of its own positions.
+        centred = rows - mean
+        scatter = centred.T @ centred + (positions - len(rows)) * torch.outer(mean, mean)  # (C, C)
+        if self.asks_others():
+            dist.all_reduce(scatter)
+        matrix = weight.double()
+        mean = matrix @ mean  # (C,) -> (D,)
+        variance = ((matrix @ (scatter / count)) * matrix).sum(1)  # (D,): the diagonal of W cov W^T
+        mean, variance = mean.to(weight.dtype), variance.to(weight.dtype)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)).to(weight.dtype), self.momentum)
+        return mean, variance
 
 
 class BatchNorm2d(_Synchronised, nn.BatchNorm2d):

@@ -1,0 +1,1 @@
+"""Networks that find objects in a LiDAR's point cloud. Frame: x ahead, y left, z up, metres."""
