@@ -21,7 +21,7 @@ SCRIPTS = [path for path in SOURCES if path.parent == ROOT]
 # Layers from the ground up. A module imports from its own package, and from packages of the layers below.
 LAYERS = [
     {"lib.errors"},
-    {"lib.files", "lib.provenance", "lib.flags"},
+    {"lib.files", "lib.provenance", "lib.flags", "lib.kitti"},
     {"lib.ops", "lib.camera", "lib.boxes"},
     {"lib.features"},
     {"lib.tasks.task"},  # the contract

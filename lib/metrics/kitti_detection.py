@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.errors import InputError
+from lib.kitti import LEVELS, TYPES, Level
 from lib.metrics import kitti_overlap
 
-TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 SIMILAR = {"Car": "Van", "Pedestrian": "Person_sitting", "Cyclist": None}
 METRICS = ("bbox", "bev", "3d")
@@ -32,17 +32,6 @@ STRICT = {metric: {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5} for metric in 
 LOOSE = {"Car": 0.5, "Pedestrian": 0.25, "Cyclist": 0.25}
 OVERLAPS = {"strict": STRICT, "loose": STRICT | {"bev": LOOSE, "3d": LOOSE}}
 SLOTS = 41  # recall 0, 1/40, .., 1
-
-
-class Level(NamedTuple):
-    """The limits of one level of difficulty; an object beyond one of them is too hard for the level."""
-
-    height: float  # px, of the 2-D box
-    occluded: int
-    truncated: float
-
-
-LEVELS = {"easy": Level(40, 0, 0.15), "moderate": Level(25, 1, 0.3), "hard": Level(25, 2, 0.5)}
 
 
 class Objects(NamedTuple):
@@ -159,8 +148,7 @@ SKIPPED, VALID, NEUTRAL = 0, 1, 2
 def _label_state(truth: Objects, name: str, level: Level, height_at_limit_counts: bool) -> np.ndarray:
     """State (L,) of each label."""
     height = truth.box[:, 3] - truth.box[:, 1]
-    low = height < level.height if height_at_limit_counts else height <= level.height
-    hard = low | (truth.occluded > level.occluded) | (truth.truncated > level.truncated)
+    hard = level.excludes(height, truth.occluded, truth.truncated, height_at_limit_counts)
     state = np.where(truth.type == name, np.where(hard, NEUTRAL, VALID), SKIPPED)
     state[truth.type == SIMILAR[name]] = NEUTRAL
     return state

@@ -64,6 +64,10 @@ class Frames:
         objects = read_labels(self._path("label_2", name)) if self.labels else None
         return Frame(name, points, image, size, calibration, objects)
 
+    def without_scans(self) -> Frames:
+        """The same frames with `points` None: they are read much faster."""
+        return Frames(self.base, self.names, None, self.labels)
+
     def _path(self, folder: str, name: str) -> Path:
         return self.base / folder / (name + ENDINGS[folder])
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from lib.errors import InputError
 from lib.files import write_atomically
+from lib.kitti import TYPES
 
-TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
 FIELDS = (
     *("truncated", "occluded", "alpha", "left", "top", "right", "bottom", "h", "w", "l", "x", "y", "z"),
     *("rotation_y", "score"),
