@@ -12,6 +12,7 @@ from lib.datasets.prepare import kitti as prepare_kitti
 from lib.datasets.prepare import synthetic as prepare_synthetic
 from lib.datasets.prepare.frames import Outcome, prepare
 from lib.datasets.prepare.raw import RawFrames
+from lib.datasets.prepare.street import StreetFrames
 from lib.errors import InputError
 from lib.files import write_atomically
 from lib.flags import Parser, number
@@ -26,6 +27,8 @@ EPILOG = """examples:
       RAW: where data_scene_flow.zip and data_scene_flow_calib.zip were extracted
   python prepare_data.py synthetic DATA --dataset synthetic-things --scenes 200
       nothing to download; read it with --dataset ft3d --data-root DATA/synthetic-things
+  python prepare_data.py synthetic DATA --dataset synthetic-lidar --scenes 400
+      nothing to download; DATA/synthetic-lidar has the layout of KITTI's object benchmark
 
 A frame is written whole or not at all. Starting again goes on: finished frames are checked and left as they are.
 """
@@ -47,7 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         raise InputError(f"cannot make the folder {base}: {error.strerror}") from error
     outcomes = []
-    work = contextlib.closing(prepare(frames, args.out, args.workers))  # so that Ctrl-C starts no further frame
+    written = (
+        frames.write(args.out, args.workers)
+        if isinstance(frames, StreetFrames)
+        else prepare(frames, args.out, args.workers)
+    )
+    work = contextlib.closing(written)  # so that Ctrl-C starts no further frame
     with progress_bar(len(frames.names), frames.folder, "frame") as bar, work as finished:
         for outcome in finished:
             outcomes.append(outcome)
@@ -90,7 +98,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             action="store_true",
             help="then also write report.html beside the frames: statistics and pictures of the set",
         )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.report and args.source == "synthetic" and args.dataset == "synthetic-lidar":
+        parser.error("--report shows scene flow: leave it out for synthetic-lidar")
+    return args
 
 
 def write_report(frames: RawFrames, out: Path, names: list[str], workers: int) -> None:

@@ -155,6 +155,28 @@ def nearest_bev(boxes: Array) -> Array:
     return _stack((x - dx, y - dy, x + dx, y + dy))
 
 
+def projected_hull(boxes: Array, projection: np.ndarray, nearest: float = NEAREST_DEPTH) -> Array:
+    """The rectangles (..., 4) in px around the images of camera boxes (..., 7): left, top, right, bottom.
+
+    They may reach out of the image. projection: P2, 3 x 4. nearest: the depth in m at which a box is cut first, because
+    what lies behind the camera has no image. A box that lies behind it altogether gets inf, inf, -inf, -inf.
+    """
+    library = _library(boxes)
+    image = _move(camera_corners(boxes), projection)  # (..., 8, 3): u depth, v depth, depth
+    first, second = (image[..., [edge[end] for edge in EDGES], :] for end in (0, 1))  # (..., 12, 3)
+    starts = library.concatenate((first, second), -2)  # (..., 24, 3) the two ends of every edge
+    others = library.concatenate((second, first), -2)  # (..., 24, 3) the other end
+    depth, other = starts[..., 2:], others[..., 2:]  # (..., 24, 1)
+    cut = (depth < nearest) & (other >= nearest)
+    step = library.where(cut, other - depth, library.ones_like(depth))
+    ends = library.where(cut, starts + (nearest - depth) / step * (others - starts), starts)
+    seen = library.where(cut, other, depth) >= nearest  # (..., 24, 1)
+    pixels = ends[..., :2] / library.where(seen, ends[..., 2:], library.ones_like(depth))  # (..., 24, 2)
+    low = _smallest(library.where(seen, pixels, library.full_like(pixels, math.inf)))  # (..., 2)
+    high = -_smallest(library.where(seen, -pixels, library.full_like(pixels, math.inf)))  # (..., 2)
+    return library.concatenate((low, high), -1)
+
+
 def projected_box(boxes: Array, projection: np.ndarray, size: tuple[int, int]) -> tuple[Array, Array]:
     """The 2-D boxes that camera boxes (..., 7) fill in an image.
 
@@ -165,21 +187,10 @@ def projected_box(boxes: Array, projection: np.ndarray, size: tuple[int, int]) -
     A box that reaches behind the camera is cut at a depth of 0.01 m first: corners behind it have no image.
     """
     library = _library(boxes)
-    image = _move(camera_corners(boxes), projection)  # (..., 8, 3): u depth, v depth, depth
-    first, second = (image[..., [edge[end] for edge in EDGES], :] for end in (0, 1))  # (..., 12, 3)
-    starts = library.concatenate((first, second), -2)  # (..., 24, 3) the two ends of every edge
-    others = library.concatenate((second, first), -2)  # (..., 24, 3) the other end
-    depth, other = starts[..., 2:], others[..., 2:]  # (..., 24, 1)
-    cut = (depth < NEAREST_DEPTH) & (other >= NEAREST_DEPTH)
-    step = library.where(cut, other - depth, library.ones_like(depth))
-    ends = library.where(cut, starts + (NEAREST_DEPTH - depth) / step * (others - starts), starts)
-    seen = library.where(cut, other, depth) >= NEAREST_DEPTH  # (..., 24, 1)
-    pixels = ends[..., :2] / library.where(seen, ends[..., 2:], library.ones_like(depth))  # (..., 24, 2)
-    low = _smallest(library.where(seen, pixels, library.full_like(pixels, math.inf)))  # (..., 2)
-    high = -_smallest(library.where(seen, -pixels, library.full_like(pixels, math.inf)))  # (..., 2)
+    hull = projected_hull(boxes, projection)  # (..., 4)
     last = (size[0] - 1, size[1] - 1)
-    left, top = (library.clip(low[..., i], 0, last[i]) for i in (0, 1))
-    right, bottom = (library.clip(high[..., i], 0, last[i]) for i in (0, 1))
+    left, top = (library.clip(hull[..., i], 0, last[i]) for i in (0, 1))
+    right, bottom = (library.clip(hull[..., 2 + i], 0, last[i]) for i in (0, 1))
     return _stack((left, top, right, bottom)), (right > left) & (bottom > top)
 
 

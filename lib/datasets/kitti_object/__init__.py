@@ -1,6 +1,6 @@
 """KITTI's object benchmark: its frames (frames.py), its label and result lines (labels.py, results.py)."""
 
-from lib.datasets.kitti_object.frames import Frame, Frames, open_frames, read_calibration, read_split
+from lib.datasets.kitti_object.frames import Frame, Frames, open_frames, read_calibration, read_split, write_calibration
 from lib.datasets.kitti_object.labels import TYPES, Label, read_labels, write_labels
 from lib.datasets.kitti_object.results import as_results
 
@@ -14,5 +14,6 @@ __all__ = [
     "read_calibration",
     "read_labels",
     "read_split",
+    "write_calibration",
     "write_labels",
 ]

@@ -18,6 +18,7 @@ from lib.camera import Calibration
 from lib.datasets.kitti_object.labels import Label, read_labels
 from lib.datasets.prepare.images import PNG_SIGNATURE
 from lib.errors import InputError
+from lib.files import write_atomically
 
 FULL_COUNTS = {"train": 3712, "val": 3769}  # the usual split (Chen et al.), by the name of its list
 SCANS = ("velodyne", "velodyne_reduced")
@@ -36,7 +37,7 @@ class Frame(NamedTuple):
 
     name: str  # 6 digits
     points: np.ndarray | None  # (N, 4) float32: x, y, z in m (LiDAR frame), reflectance 0 to 1; None if not asked for
-    image_path: Path
+    image_path: Path | None  # None: the frame is computed and has no image
     image_size: tuple[int, int]  # width, height in px
     calibration: Calibration
     objects: list[Label] | None  # the label lines in the file's order; None if not asked for
@@ -151,6 +152,17 @@ def read_calibration(path: Path) -> Calibration:
             raise InputError(f"{path}: P2 is no projection of a rectified camera: {again}")
         found[key] = matrix
     return Calibration(**found)
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Writes a calibration as `read_calibration` reads it, to the last bit. P0, P1 and P3 are written equal to P2.
+
+    Raises InputError when the system refuses to write.
+    """
+    matrices = dict.fromkeys(("P0", "P1", "P2", "P3"), calibration.P2)
+    matrices |= {key: getattr(calibration, key) for key in ("R0_rect", "Tr_velo_to_cam")}
+    lines = (f"{key}: {' '.join(map(str, matrix.ravel().tolist()))}\n" for key, matrix in matrices.items())
+    write_atomically(path, "".join(lines).encode())
 
 
 def read_points(path: Path, calibration: Calibration, size: tuple[int, int]) -> np.ndarray:

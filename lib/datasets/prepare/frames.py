@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -49,9 +49,14 @@ def prepare(frames: RawFrames, out: Path, workers: int) -> Iterator[Outcome]:
         write_frame(folder, clouds)
         return Outcome(name, len(clouds[0]))
 
+    yield from in_order(work, frames.names, workers)
+
+
+def in_order(work: Callable[[str], Outcome], names: list[str], workers: int) -> Iterator[Outcome]:
+    """The outcomes of work(name) in the order of the names, `workers` at a time."""
     pool = ThreadPoolExecutor(workers)  # decoding, numpy and writing all release the interpreter's lock
     try:
-        yield from pool.map(work, frames.names)
+        yield from pool.map(work, names)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C: finish the frames begun, start no other
 

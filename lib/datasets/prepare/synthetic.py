@@ -1,14 +1,15 @@
-"""The procedural sets as folders in the processed layout, for programs that read folders. Their names say synthetic.
+"""The procedural sets as folders, for programs that read folders. Their names say synthetic.
 
 synthetic-things takes FlyingThings3D's layout and signs: synthetic-things/{train,val}/<7 digits>. synthetic-drive takes
 KITTI's: synthetic-drive/<6 digits>. Every scene has the camera of most KITTI frames. The KITTI frame of the same
-number may have another.
+number may have another. synthetic-lidar takes the layout of KITTI's object benchmark (street.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from lib.datasets.prepare import street
 from lib.datasets.prepare.raw import Clouds, RawFrames
 from lib.datasets.scene_flow import ft3d, kitti, synthetic_drive, synthetic_things
 from lib.datasets.scene_flow.scene import Scene
@@ -47,4 +48,8 @@ def drive(num_scenes: int) -> RawFrames:
     return RawFrames("synthetic-drive", [f"{i:06d}" for i in range(num_scenes)], convert)
 
 
-SETS: dict[str, Callable[[int], RawFrames]] = {"synthetic-things": things, "synthetic-drive": drive}
+SETS: dict[str, Callable[[int], RawFrames | street.StreetFrames]] = {
+    "synthetic-things": things,
+    "synthetic-drive": drive,
+    "synthetic-lidar": street.lidar,
+}
