@@ -67,7 +67,8 @@ def _draw_from_above(axes: Axes, scene: Scene, found: Detections, low: np.ndarra
     order = np.argsort(scene.points[:, 2], kind="stable")
     x, y, z = scene.points[order, :3].T
     bottom, top = np.quantile(z, (0.02, 0.98)) if len(z) else (0.0, 1.0)
-    axes.scatter(x, y, s=0.5, c=z, cmap="Greys_r", vmin=bottom, vmax=1.6 * top - 0.6 * bottom, linewidths=0)
+    white = bottom + max(1.6 * (top - bottom), 1e-6)  # no dot is as light as the paper
+    axes.scatter(x, y, s=0.5, c=z, cmap="Greys_r", vmin=bottom, vmax=white, linewidths=0)
     farthest = float(np.hypot(*np.maximum(np.abs(low), np.abs(high))))
     for radius in np.arange(RING, farthest, RING):
         axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="#c8c8c8", linewidth=0.6, zorder=0.5))

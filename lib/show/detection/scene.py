@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from lib.boxes import EDGES, NEAREST_DEPTH, Detections, camera_corners, lidar_corners, lidar_to_camera
+from lib.boxes import EDGES, NEAREST_DEPTH, Detections, camera_corners, camera_to_lidar, lidar_corners, lidar_to_camera
 from lib.camera import Calibration
+from lib.datasets.kitti_object import Frame
 
 # Of Okabe & Ito's palette, which the colour-blind can tell apart; the last one is for any other class.
 COLOURS = {"Car": "#0072b2", "Pedestrian": "#d55e00", "Cyclist": "#009e73"}
@@ -47,6 +49,18 @@ class Scene(NamedTuple):
     def classes(self) -> tuple[str, ...]:
         """The classes that detections or ground truth can have, in order."""
         return tuple(dict.fromkeys((*self.detections.classes, *(self.truth.classes if self.truth else ()))))
+
+
+def scene_of(frame: Frame, detections: Detections) -> Scene:
+    """The scene of a frame with its points: the labels of the classes that the detector knows are the ground truth."""
+    truth = None
+    if frame.objects is not None:
+        objects = [label for label in frame.objects if label.type in detections.classes]
+        boxes = np.array([label.camera_box for label in objects]).reshape(-1, 7)  # (M, 7), also without objects
+        lidar = torch.from_numpy(camera_to_lidar(boxes, frame.calibration.lidar_to_camera)).float()
+        labels = torch.tensor([detections.classes.index(label.type) for label in objects], dtype=torch.int64)
+        truth = Detections(lidar, torch.ones(len(objects)), labels, detections.classes)
+    return Scene(frame.name, frame.points, detections, truth, frame.image_path, frame.calibration)
 
 
 def select(detections: Detections, rows: object) -> Detections:
