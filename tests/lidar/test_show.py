@@ -240,6 +240,6 @@ def test_the_report_page(monkeypatch):
     titles = re.findall(r'<div class="bar"><b>(.*?)</b>', page)
     assert titles == ["000001: AP 100 % over 2 objects", "000002: AP 0 % over 2 objects"]
     charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert "precision (%)" in charts[0] and "distance (m)" in charts[1] and page.count("data:image/png") == 2
+    assert "precision (%)" in charts[0] and "distance (m)" in charts[1] and page.count('<img src="data:image/png') == 2
     assert "<td>000003</td><td>2</td><td>1</td><td>2</td><td>50.0</td>" in page
     assert "Car, bird's-eye view" in page and "5 frames; device cpu" in page
