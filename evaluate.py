@@ -19,6 +19,7 @@ from lib.evaluation import Score, evaluate
 from lib.files import write_atomically
 from lib.flags import Parser, check_output
 from lib.provenance import provenance
+from lib.tables.names import headline, sample_word, scored_on, title
 from lib.tasks import Task, task_of
 from lib.training import distributed
 from lib.training.checkpoint import training_facts
@@ -27,13 +28,14 @@ from models import count_parameters, load_model
 
 EPILOG = """examples:
   python evaluate.py --checkpoint runs/student-kitti-ft3d-gamma0.3-seed0/best.pt --data-root DATA
-      the six metrics on the 42 KITTI test frames, with size and speed
+      scene flow: the six metrics on the 42 KITTI test frames, with the network's size and time
   python evaluate.py --table checkpoints/ft3d/best.pt runs/*/best.pt --data-root DATA --json table.json
-      several checkpoints side by side, a line each
+      several checkpoints side by side, one line each
   python evaluate.py --baseline zero --dataset ft3d --data-root DATA --json zero.json
       what predicting no motion at all would score, also written as JSON
 
-Each scene is scored alone and the metrics are averaged over scenes. The drawn points depend on the scene's index only.
+Samples are scored one at a time. What is drawn at random for a sample depends on its index only. So the score does not
+depend on a batch size or on the number of processes.
 """
 
 
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         report = task.report() if args.html else None
         results, seen = [], report.start() if report else None
         for model, about in models:
-            warn_about_training_scenes(about, samples.scenes.names)
+            warn_if_trained_on(task, about, samples.names)
             model = task.graphed(model) if args.cuda_graph else model
             watch = {"observe": seen.observe} if seen else {}
             score = evaluate(task, model, samples, device, amp=args.amp, workers=args.workers, **watch)
@@ -83,26 +85,30 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="evaluate.py", description=__doc__, epilog=EPILOG)
     group = parser.add_argument_group("what to score")
     what = group.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="best.pt or last.pt, or a published state")
-    what.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="several checkpoints, a line each")
+    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="best.pt or last.pt, or published weights")
+    what.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="several checkpoints, one line each")
     what.add_argument("--baseline", choices=list(task.baselines), help="what predicts without a network")
     cli.add_task_flag(group, "task of the baseline; a checkpoint knows its own")
     cli.add_data_flags(parser, task, default=task.default_datasets["student"])
     group.add_argument(
         "--split",
-        choices=["test", "all", "validation", "train"],
+        choices=list(task.parts),
         default="test",
-        help="test: reported; all: every evaluated KITTI frame; validation: held out of training",
+        help="; ".join(f"{part}: {purpose}" for part, purpose in task.parts.items()),
     )
     cli.add_machine_flags(parser, workers=0)
     cli.add_graph_flag(parser)
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="also write the result (with --table a list of them) as JSON, scene by scene; - prints it alone",
+        help="also write the result as JSON, with a record for each sample (--table: a list of results); - prints the "
+        "JSON and nothing else",
     )
     parser.add_argument(
-        "--html", type=Path, metavar="FILE.html", help="also write a report page, with scenes to turn and to play"
+        "--html",
+        type=Path,
+        metavar="FILE.html",
+        help="also write a report page: charts, best and worst samples",
     )
     args = cli.parse_data(parser.parse_args(argv), task)
     for flag, missing in (("html", task.report is None), ("cuda_graph", task.graphed is None)):
@@ -141,15 +147,15 @@ def open_checkpoint(
     }
 
 
-def warn_about_training_scenes(about: dict[str, Any], names: list[str]) -> None:
-    """One line on standard error when scenes to be scored were trained on, by the network or by its teacher."""
+def warn_if_trained_on(task: Task, about: dict[str, Any], names: list[str]) -> None:
+    """One line on standard error when samples to be scored were trained on, by the network or by its teacher."""
     facts = about.get("training", {})
     for who, trained in (("the network", facts), ("its teacher", facts.get("teacher", {}))):
         seen = len(set(names) & set(trained.get("scenes", [])))
         if seen and distributed.is_main():
             print(
-                f"warning: {who} was trained on {seen} of these {len(names)} scenes: this is no score on unseen data "
-                f"({about['checkpoint']})",
+                f"warning: {who} was trained on {seen} of these {len(names)} {task.sample}s: this is no score on "
+                f"unseen data ({about['checkpoint']})",
                 file=sys.stderr,
             )
 
@@ -159,20 +165,23 @@ def as_json(task: Task, score: Score, about: dict[str, Any], protocol: dict[str,
     training = {"training": without_names(about["training"])} if "training" in about else {}
     return {
         "task": task.name,
+        "sample": task.sample,
         **about,
         **training,
         "protocol": protocol,
         "metrics": score.metrics,
         "units": task.units,
+        **({"headline": list(task.headline)} if task.headline else {}),
         "best_metric": {"name": task.best_metric, "better": "lower" if task.lower_is_better else "higher"},
-        "seconds_per_pair": score.seconds,
-        "scenes": score.records,
+        "seconds_per_sample": score.seconds,
+        "scenes": [task.brief(record) for record in score.records],  # of every task, whatever its samples are called
         "provenance": provenance(),
     }
 
 
 def summary(result: dict[str, Any]) -> str:
     """One result for reading."""
+    word = sample_word(result)
     if "baseline" in result:
         model, size = f"baseline {result['baseline']}", []
     else:
@@ -181,25 +190,28 @@ def summary(result: dict[str, Any]) -> str:
         size = [("parameters", f"{result['parameters']:,}")]
         size += [("size", f"{result['megabytes']:.1f} MB (float32 weights, 1 MB = 10^6 bytes)")]
         if result["gigaflop"] is not None:
-            arithmetic = f"{result['gigaflop']:.2f} GFLOP a pair (matrix products, a multiply-add counts 2)"
+            arithmetic = f"{result['gigaflop']:.2f} GFLOP a {word} (matrix products, a multiply-add counts 2)"
             size += [("arithmetic", arithmetic)]
-    rows = [("model", model), ("data", data_of(result))]
-    rows += [(name, f"{value:.4f} {result['units'][name]}".rstrip()) for name, value in result["metrics"].items()]
-    timing = f"{result['seconds_per_pair']:.4f} s (network alone, one pair at a time, {result['protocol']['device']})"
-    rows += [*size, ("time per pair", timing)]
-    return "\n".join(f"{name:<14}{value}" for name, value in rows)
+    rows = [("model", model), ("data", scored_on(result))]
+    rows += [(name, f"{result['metrics'][name]:.4f} {unit}".rstrip()) for name, unit in headline(result).items()]
+    device = result["protocol"]["device"]
+    timing = f"{result['seconds_per_sample']:.4f} s (network alone, one {word} at a time, {device})"
+    rows += [*size, (f"time per {word}", timing)]
+    width = 1 + max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Results of one protocol for reading: a line each, columns aligned."""
-    metrics, units = results[0]["metrics"], results[0]["units"]
-    names = [f"{name} ({units[name]})" if units[name] else name for name in metrics]
-    lines = [["checkpoint", "network", "parameters", "MB", "file MB", "GFLOP", "s/pair", *names]]
+    word, metrics = sample_word(results[0]), headline(results[0])
+    names = [title(name, unit) for name, unit in metrics.items()]
+    lines = [["checkpoint", "network", "parameters", "MB", "file MB", "GFLOP", f"s/{word}", *names]]
     for result in results:
         sizes = [f"{result['parameters']:,}", f"{result['megabytes']:.2f}", f"{result['file_megabytes']:.2f}"]
-        costs = ["" if result["gigaflop"] is None else f"{result['gigaflop']:.2f}", f"{result['seconds_per_pair']:.4f}"]
-        scores = [f"{value:.4f}" for value in result["metrics"].values()]
-        lines.append([result["checkpoint"], result["network"], *sizes, *costs, *scores])
+        arithmetic = "" if result["gigaflop"] is None else f"{result['gigaflop']:.2f}"
+        scores = [f"{result['metrics'][name]:.4f}" for name in metrics]
+        costs = [*sizes, arithmetic, f"{result['seconds_per_sample']:.4f}"]
+        lines.append([result["checkpoint"], result["network"], *costs, *scores])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = "<<" + ">" * (len(widths) - 2)  # words to the left, numbers to the right
     aligned = [
@@ -207,17 +219,10 @@ def table(results: list[dict[str, Any]]) -> str:
         for line in lines
     ]
     note = (
-        f"{data_of(results[0])}, {results[0]['protocol']['device']}. MB: float32 weights, 10^6 bytes; GFLOP: matrix "
-        f"products for a pair, a multiply-add counts 2; s/pair: the network alone, one pair at a time"
+        f"{scored_on(results[0])}, {results[0]['protocol']['device']}. MB: float32 weights, 10^6 bytes; GFLOP: matrix "
+        f"products for a {word}, a multiply-add counts 2; s/{word}: the network alone, one {word} at a time"
     )
     return "\n".join([*aligned, note])
-
-
-def data_of(result: dict[str, Any]) -> str:
-    """What was scored, in words."""
-    protocol = result["protocol"]
-    points = f", {protocol['num_points']} points" if "num_points" in protocol else ""
-    return f"{protocol['dataset']}, {protocol['split']}, {protocol['scenes']} scenes{points}"
 
 
 def write_json(target: str, content: dict[str, Any] | list[dict[str, Any]]) -> None:

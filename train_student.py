@@ -33,13 +33,13 @@ from torch import nn
 EPILOG = """examples:
   python train_student.py --teacher ft3d --gamma 0.3 --data-root DATA
       a student for KITTI from the teacher that train_teacher.py left in checkpoints/ft3d
-      (the reports train 560 epochs from a KITTI teacher and 1200 from the FlyingThings3D teacher)
+      (published: 560 epochs with a KITTI teacher, 1200 epochs with a FlyingThings3D teacher)
   python train_student.py --teacher ft3d --distill output:0.3,multiscale:0.5,rkd --data-root DATA
       the same with two more terms in the loss; docs/methods.md has the list
   python train_student.py --gamma 0 --dataset synthetic-drive --num-points 1024 --epochs 20
       the same student without a teacher, on synthetic street scenes, which need no download
 
-The teacher is scored on the validation part before the first step, beside a baseline: a broken one is seen at once.
+Before the first step the teacher and a baseline are scored on the validation part: a broken teacher is seen at once.
 A run that was stopped goes on, exactly, with: python train_student.py --resume --out DIR
 """
 
@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         if teacher:
             say_scores(task, validate, teacher, teacher_file)
         say(
-            f"{student.name}: {count_parameters(student):,} parameters; {args.dataset}: {len(train)} training scenes, "
-            f"{len(validation)} held out for validation; {recipe.steps} steps"
+            f"{student.name}: {count_parameters(student):,} parameters; {args.dataset}: {len(train)} training "
+            f"{task.sample}s, {len(validation)} held out for validation; {recipe.steps} steps"
         )
         return run.train(trainer, flags, "train_student.py", run.evaluate_command(task, args))
 
@@ -160,7 +160,8 @@ def find_teacher(task: Task, args: argparse.Namespace, methods: Selection) -> Pa
             f"--teacher is needed for {', '.join(methods.teacher_users)}: give {', '.join(task.known_teachers)} or a "
             f"checkpoint's path, or {without}"
         )
-    return resolve_teacher(args.teacher, {name: task.command_for(name) for name in task.known_teachers})
+    commands = {name: task.command_for(name) for name in task.known_teachers}
+    return resolve_teacher(args.teacher, commands, task=task.folder)
 
 
 def build_peer(task: Task, name: str) -> nn.Module:
@@ -189,7 +190,7 @@ def say_scores(task: Task, validate: Any, teacher: nn.Module, path: Path) -> Non
     """How good the teacher and a baseline are on the validation part."""
     baseline, model = next(iter(task.baselines.items()))
     for name, scored in ((f"teacher {display_path(path)}", teacher), (f"baseline {baseline}", model)):
-        say(f"{name} on the validation part: {metrics_line(validate(scored), task.units)}")
+        say(f"{name} on the validation part: {metrics_line(validate(scored), task.printed)}")
 
 
 if __name__ == "__main__":

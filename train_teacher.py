@@ -27,8 +27,8 @@ EPILOG = """examples:
   torchrun --nproc-per-node=2 train_teacher.py --data-root DATA
       the same training spread over two GPUs
 
-The best checkpoint (best.pt) is the one with the best score (scene flow: the lowest EPE3D) on a validation part held
-out of the training scenes. A run that was stopped goes on, exactly, with: python train_teacher.py --resume --out DIR
+The best checkpoint (best.pt) is the one with the best score (scene flow: the lowest EPE3D) on the validation part,
+which is held out of training. A run that was stopped goes on, exactly, with: python train_teacher.py --resume --out DIR
 """
 
 
@@ -45,7 +45,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     def default_out(args: argparse.Namespace) -> Path:
         """Where --teacher looks for this teacher by name."""
         names = {dataset: name for name, dataset in task.known_teachers.items()}
-        return display_path(CHECKPOINTS / names.get(args.dataset, args.dataset))
+        return display_path(CHECKPOINTS / task.folder / names.get(args.dataset, args.dataset))
 
     return cli_training.parse_training(parser, task, "teacher", argv, default_out)
 
@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         if not run.take_up(trainer, flags):
             return 0
         say(
-            f"{net.name}: {count_parameters(net):,} parameters; {args.dataset}: {len(train)} training scenes, "
-            f"{len(validation)} held out for validation; {recipe.steps} steps"
+            f"{net.name}: {count_parameters(net):,} parameters; {args.dataset}: {len(train)} training "
+            f"{task.sample}s, {len(validation)} held out for validation; {recipe.steps} steps"
         )
         return run.train(trainer, flags, "train_teacher.py", run.evaluate_command(task, args))
 

@@ -51,7 +51,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except InputError as error:
         _fail(f"error: {error}", 2)
     except torch.OutOfMemoryError:
-        _fail("error: out of GPU memory: lower --batch-size or --num-points, or use --amp bf16", 2)
+        _fail("error: out of GPU memory: lower --batch-size (for scene flow also --num-points), or use --amp bf16", 2)
     except OSError as error:
         if error.errno not in USER_ERRORS:
             raise
@@ -151,7 +151,7 @@ def add_machine_flags(parser: argparse.ArgumentParser, workers: int | None) -> N
     group.add_argument(
         "--amp", choices=["off", "bf16"], default="off", help="bf16 runs the network in bfloat16 where that is safe"
     )
-    group.add_argument("--ops", choices=BACKENDS, default="auto", help="implementation of the point operations")
+    group.add_argument("--ops", choices=BACKENDS, default="auto", help="implementation of the operations in lib/ops")
 
 
 def add_graph_flag(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +194,7 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def session(args: argparse.Namespace, seed: int = 0) -> Iterator[torch.device]:
-    """Sets up the process as the flags say: point operations, seeds, device, other processes. Yields the device."""
+    """Sets up the process as the flags say: operations, seeds, device, other processes. Yields the device."""
     device = choose_device(args.device)
     kernels = describe_kernels(args.ops, device)
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -18,25 +18,25 @@ FREE_FLAGS = {"workers", "device", "out", "data_root", "epochs", "steps", "patie
 
 # Fields of Recipe that are flags: name -> (options of argparse, help). The defaults are the task's.
 RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
-    "batch_size": ({"type": number(int, 1), "metavar": "B"}, "scenes a step, over all processes together"),
+    "batch_size": ({"type": number(int, 1), "metavar": "B"}, "samples a step, over all processes together"),
     "optimizer": ({"choices": list(OPTIMIZERS)}, "optimizer"),
     "lr": ({"type": number(float, 0, open_low=True)}, "learning rate"),
     "schedule": (
         {"choices": list(SCHEDULES)},
-        "step: changes every --lr-step epochs; one-cycle: up to 10 times --lr and down again; milestones: a tenth "
-        "after 1/2, 2/3 and 5/6 of the steps",
+        "how the learning rate changes. step: times --lr-gamma every --lr-step epochs; one-cycle: up to 10 times --lr, "
+        "then down; milestones: a tenth after each of 1/2, 2/3 and 5/6 of the steps",
     ),
-    "lr_step": ({"type": number(int, 1), "metavar": "E"}, "step: the learning rate changes every E epochs ..."),
-    "lr_gamma": ({"type": number(float, 0, 1, open_low=True)}, "... by this factor"),
-    "lr_min": ({"type": number(float, 0)}, "step: the rate never falls below this"),
-    "lr_rise": ({"type": number(float, 0, 1)}, "one-cycle: part of the steps in which the rate rises"),
+    "lr_step": ({"type": number(int, 1), "metavar": "E"}, "step: epochs between two changes of the learning rate"),
+    "lr_gamma": ({"type": number(float, 0, 1, open_low=True)}, "step: factor of a change"),
+    "lr_min": ({"type": number(float, 0)}, "step: the learning rate never falls below this"),
+    "lr_rise": ({"type": number(float, 0, 1)}, "one-cycle: share of the steps in which the learning rate rises"),
     "warm_up": (
         {"type": number(int, 0), "metavar": "K"},
-        "milestones: steps in which the rate rises from a thousandth",
+        "milestones: steps in which the learning rate rises from --lr / 1000 to --lr",
     ),
-    "weight_decay": ({"type": number(float, 0)}, "L2 penalty of the weights; with adamw their decay"),
-    "clip_norm": ({"type": number(float, 0)}, "largest norm of the whole gradient; 0: not clipped"),
-    "clip_value": ({"type": number(float, 0)}, "largest absolute value in the gradient; 0: not clipped"),
+    "weight_decay": ({"type": number(float, 0)}, "L2 penalty of the weights (adam, sgd) or their decay (adamw)"),
+    "clip_norm": ({"type": number(float, 0)}, "clip the norm of the whole gradient to this; 0: do not clip"),
+    "clip_value": ({"type": number(float, 0)}, "clip each value of the gradient to this; 0: do not clip"),
 }
 
 
@@ -62,21 +62,22 @@ def add_training_flags(parser: argparse.ArgumentParser, task: Task, role: str, o
         "--epochs",
         type=number(int, 1),
         metavar="E",
-        help=f"passes over the training scenes (default: {recipe['epochs']})",
+        help=f"passes over the training samples (default: {recipe['epochs']})",
     )
     length.add_argument("--steps", type=number(int, 1), metavar="K", help="length in steps, instead of --epochs")
     _add_recipe_flags(group, RECIPE_FLAGS, recipe)
-    group.add_argument(
-        "--augment",
-        choices=["auto", "on", "off"],
-        default="auto",
-        help="auto: as published, on for ft3d and synthetic-things, off for the others",
-    )
+    if task.augmentation:
+        group.add_argument(
+            "--augment",
+            choices=["auto", "on", "off"],
+            default="auto",
+            help=f"random changes of the training samples; auto: {task.augmentation}",
+        )
     group.add_argument(
         "--seed",
         type=number(int, 0, 2**31 - 1),
         default=0,
-        help="of the initial weights, the order of the scenes and the drawn points",
+        help="seed of the initial weights, the order of the samples and all that is drawn at random",
     )
 
     group = parser.add_argument_group("run")
@@ -117,6 +118,8 @@ def parse_training(
 
     Raises InputError when a flag that is given contradicts the run.
     """
+    recipe = task.recipe(role, parser.parse_args(argv).dataset)
+    parser.set_defaults(**{name: value for name, value in recipe.items() if name != "epochs"})
     given = parser.parse_args(argv)
     out = given.out or default_out(given)
     run = RunFolder(out)
@@ -127,7 +130,7 @@ def parse_training(
     args = parse_data(parser.parse_args(argv), task)
     args.out = out
     if args.epochs is None and args.steps is None:
-        args.epochs = task.recipes[role]["epochs"]
+        args.epochs = recipe["epochs"]
     for name, value in flags_record(args).items():
         if name in recorded and name not in FREE_FLAGS and value != recorded[name]:
             flag = "--" + name.replace("_", "-")

@@ -3,7 +3,8 @@
 The words are the same for every task. Layouts of a feature's values:
 
 * "points": (B, N, C), N points of each of B clouds;
-* "rows": (P, C), rows of a whole batch together, such as voxels or proposals: there is no sample axis;
+* "rows": (P, C), rows of a whole batch together, such as voxels or proposals: there is no sample axis, but the sites
+  may tell which sample each row belongs to;
 * "map": (B, C, H, W), a cell for each pixel of an image or of a bird's-eye view.
 """
 
@@ -27,12 +28,24 @@ class Sites:
     """Where the values of a feature stand. Two features may be compared when their sites are one and the same object.
 
     places: coordinates of the sites, such as (B, N, 3) in metres, or None. finer, kept: these sites are the rows
-    ``kept`` (B, N) int64 of the ``finer`` ones; None for the finest.
+    ``kept`` (B, N) int64 of the ``finer`` ones; None for the finest. sample: of the layout "rows", (P,) int64, the
+    number of the sample (cloud or image) that each row belongs to; None where the rows do not tell.
     """
 
     places: Tensor | None = None
     finer: Sites | None = None
     kept: Tensor | None = None
+    sample: Tensor | None = None
+
+    def rows_of_samples(self) -> list[Tensor]:
+        """Which rows belong to each sample: (P_b,) int64 each, rising. A sample without rows is left out.
+
+        Raises InputError where the rows do not tell.
+        """
+        if self.sample is None:
+            raise InputError("these rows do not tell which sample they belong to: choose a place of another layout")
+        counts = self.sample.unique(return_counts=True)[1]
+        return list(self.sample.argsort(stable=True).split(counts.tolist()))
 
     def bring_down(self, values: Tensor, fine: Sites) -> Tensor:
         """Values (B, N_fine, C) of the finer sites ``fine`` -> those of them that stand here, (B, N, C).

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from lib.ops import InputError
 from models.files import CHECKPOINT_FORMAT, read_checkpoint
+from models.lidar import published as lidar_published
 from models.lidar.anchor_head import LidarOutput
 from models.lidar.pointpillars import PointPillars
 from models.norm import buffers_stay_equal, synchronise_batch_norm
+from models.scene_flow import published as flow_published
 from models.scene_flow.bi_pointflownet import BiPointFlowNet, FlowOutput
 from models.scene_flow.levels import PairGeometry
-from models.scene_flow.published import from_published, is_published
 
 __all__ = [
     "CHECKPOINT_FORMAT",
@@ -20,6 +21,7 @@ __all__ = [
     "FlowOutput",
     "LidarOutput",
     "PairGeometry",
+    "PointPillars",
     "buffers_stay_equal",
     "build_model",
     "count_parameters",
@@ -38,7 +40,7 @@ TINY = {"pyramid": (8, 16, 32, 32, 32), "bottleneck": 2, "context": (8, 8, 16, 1
 PILLARS_4X = {"pillar": 32, "stages": (32, 64, 128), "neck": 64}  # half of every width: a quarter of the arithmetic
 PILLARS_16X = {"pillar": 16, "stages": (16, 32, 64), "neck": 32}
 PILLARS_8 = {"pillar": 8, "stages": (8, 16, 32), "neck": 16}
-# A quarter of the range in larger cells, for training on a CPU. Anchors of all classes stand on the ground, z = -1.73 m.
+# Half as far in larger cells, for training on a CPU. All anchors stand on the ground, 1.73 m below the LiDAR.
 SMALL = {
     "range": (0.0, -17.92, -3.0, 35.84, 17.92, 1.0),
     "cell": 0.32,
@@ -125,7 +127,7 @@ def restore_model(record: dict) -> nn.Module:
 
 
 def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
-    """Reads a network from our checkpoint or from a published Bi-PointFlowNet state, ``frozen``.
+    """Reads a network from our checkpoint or a published one (Bi-PointFlowNet, OpenPCDet's PointPillars), ``frozen``.
 
     Raises InputError for a file that is missing, cut short, holds code, or does not fit the network it names.
     """
@@ -133,9 +135,12 @@ def load_model(path: str | Path, device: str = "cpu") -> nn.Module:
     try:
         if content.get("format") == CHECKPOINT_FORMAT:
             net = restore_model(content.get("model", {}))
-        elif is_published(content):
+        elif flow_published.is_published(content):
             net = build_model("teacher")
-            net.load_state_dict(from_published(content))
+            net.load_state_dict(flow_published.from_published(content))
+        elif lidar_published.is_published(content):
+            net = build_model("pointpillars", **lidar_published.OPENPCDET)
+            net.load_state_dict(lidar_published.from_published(content))
         else:
             raise InputError(f"neither a checkpoint of this project ({CHECKPOINT_FORMAT}) nor a published state")
         broken = [name for name, value in net.state_dict().items() if not value.isfinite().all()]

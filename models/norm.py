@@ -59,7 +59,7 @@ class BatchNorm(_Synchronised, nn.BatchNorm1d):
         return weight * scale.unsqueeze(1), self.bias - mean * scale
 
     def _moments_after(self, weight: Tensor, rows: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance (D,) of the layer's output over all positions of the batch, of all processes' ones."""
+        """Mean and biased variance (D,) of the layer's output over the positions of all processes."""
         rows = rows.double()
         count = rows.new_full((1,), float(positions))
         total = rows.sum(0)  # (C,)
@@ -67,9 +67,7 @@ class BatchNorm(_Synchronised, nn.BatchNorm1d):
             dist.all_reduce(count)
             dist.all_reduce(total)
         if count < 2:
-            raise InputError(
-                "batch normalisation has nothing to learn from: a training batch needs points in the range"
-            )
+            raise InputError("a training batch holds no point in the network's range: give it clouds that do")
         mean = total / count
         # The zeros are as far from the mean as the mean is long; each process adds those of its own positions.
         centred = rows - mean

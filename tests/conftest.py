@@ -21,6 +21,7 @@ SLOW = (
     "training/test_distributed.py",
     "distill/test_distill_training.py",
     "distill/test_distill_online.py",
+    "lidar/test_golden.py",
     "scene_flow/test_golden.py",
     "scene_flow/test_graphs.py",
     "scene_flow/test_predict",

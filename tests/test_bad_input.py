@@ -448,7 +448,7 @@ FOLDERS = [
         (
             "scene gone",
             MORE,
-            "the training scenes are no longer those of the run in run: 3 then, 2 now; restore them, or start again "
+            "the training samples are no longer those of the run in run: 3 then, 2 now; restore them, or start again "
             "with another --out",
             remove("train/0000001"),
         ),

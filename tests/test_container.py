@@ -77,7 +77,7 @@ def test_data_root(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path / "there"))
     with pytest.warns(UserWarning, match="the full set has"):
         assert evaluate.main([*score, "kitti"]) == 0
-    assert "data          kitti, test, 2 scenes, 128 points" in capsys.readouterr().out
+    assert "data           kitti test, 2 scenes, 128 points" in capsys.readouterr().out
     with pytest.raises(ValueError, match=f" in {tmp_path}/else: prepare the data set"):
         evaluate.main([*score, "kitti", "--data-root", str(tmp_path / "else")])
     assert evaluate.parse(TASKS["scene-flow"], [*score, "synthetic-things"]).data_root is None

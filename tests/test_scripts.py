@@ -64,7 +64,7 @@ def test_from_teacher_to_student_to_table(data, tmp_path):
         "EPE2D",
         "ACC2D",
     ]
-    assert "kitti, test, 2 scenes, 128 points" in third.stdout and "3,712,884" in third.stdout
+    assert "kitti test, 2 scenes, 128 points" in third.stdout and "3,712,884" in third.stdout
     score = json.loads((tmp_path / "score.json").read_text())
     assert score["megabytes"] == pytest.approx(14.85, abs=0.01) and len(score["scenes"]) == 2
     assert score["protocol"]["split"] == "test" and score["provenance"]["versions"]["torch"] == torch.__version__
@@ -74,7 +74,7 @@ def test_from_teacher_to_student_to_table(data, tmp_path):
 def test_synthetic_sets_need_nothing_but_a_name(dataset, capsys):
     flags = ["--num-points", "256", "--device", "cpu", "--workers", "0", "--dataset", dataset]
     assert evaluate.main([*flags, "--baseline", "nearest", "--split", "train", "--num-scenes", "2"]) == 0
-    assert f"{dataset}, train, 2 scenes, 256 points" in capsys.readouterr().out
+    assert f"{dataset} train, 2 scenes, 256 points" in capsys.readouterr().out
 
 
 def test_a_score_is_the_same_on_every_run_and_alone_on_stdout(data, teacher, capsys):
@@ -99,7 +99,7 @@ def test_a_table_holds_what_each_checkpoint_scores_alone(data, teacher, tmp_path
         "file",
         "MB",
         "GFLOP",
-        "s/pair",
+        "s/scene",
         "EPE3D",
         "(m)",
         "ACC3DS",
@@ -110,14 +110,14 @@ def test_a_table_holds_what_each_checkpoint_scores_alone(data, teacher, tmp_path
         "ACC2D",
     ]
     assert len({len(line) for line in lines[:3]}) == 1, "aligned"
-    assert lines[3].startswith("kitti, test, 2 scenes, 128 points, cpu.")
+    assert lines[3].startswith("kitti test, 2 scenes, 128 points, cpu.")
     rows = json.loads((tmp_path / "table.json").read_text())
     for path, line, row in zip((teacher, other), lines[1:3], rows, strict=True):
         capsys.readouterr()
         assert evaluate.main([*flags, "--checkpoint", str(path), "--json", "-"]) == 0
         alone = json.loads(capsys.readouterr().out)
         for result in (row, alone):
-            del result["seconds_per_pair"], result["provenance"]
+            del result["seconds_per_sample"], result["provenance"]
         assert row == alone
         cells = line.split()
         assert cells[0] == str(path) and cells[2] == f"{row['parameters']:,}" and cells[3] == f"{row['megabytes']:.2f}"

@@ -13,7 +13,7 @@ from experiments import join_run as join_script
 from experiments import make_tables
 from lib.errors import InputError
 from lib.tables.formats import Figure, experiment_rows, latex, markdown
-from lib.tables.names import row_name, title, trained_on
+from lib.tables.names import row_name, teacher_trained_on, title, trained_on
 from lib.tables.plots import against_cost, against_gamma, training_curves
 from lib.tables.published import Published, read_published
 from lib.tables.results import Measured, as_text, best_metric, group_by_seed, join_run, read_run
@@ -46,7 +46,7 @@ def write(
         "protocol": {"dataset": "synthetic-drive", "split": "test", "scenes": 64, "num_points": 512, **protocol},
         "metrics": dict.fromkeys(units, 0.5) | {best: value},
         "units": units,
-        "seconds_per_pair": value / 10,
+        "seconds_per_sample": value / 10,
         **dict(more),
     }
     if steps:
@@ -58,7 +58,7 @@ def write(
 
 def write_detection(folder, name, value, **options):
     """A result of a made-up detection task: other metrics, more is better, no points in its protocol."""
-    more = {"task": "lidar-detection", "best_metric": {"name": "AP 3D", "better": "higher"}}
+    more = {"task": "lidar-detection", "sample": "frame", "best_metric": {"name": "AP 3D", "better": "higher"}}
     return write(folder, name, value, units=AP, more=more, dataset="kitti-object", num_points=None, **options)
 
 
@@ -190,8 +190,14 @@ def test_names_of_rows(result, name):
 
 
 def test_names_of_data():
-    assert trained_on({"dataset": "kitti", "scenes": 100}) == "100 kitti scenes"
-    assert trained_on({"dataset": "kitti"}) == "kitti" and trained_on({}) == ""
+    facts = {"dataset": "kitti", "scenes": 100}
+    assert trained_on({"training": facts}) == "100 kitti scenes" and trained_on({"baseline": "zero"}) == ""
+    assert (
+        trained_on({"training": {"dataset": "kitti"}})
+        == "kitti"
+        == teacher_trained_on({"training": {"teacher": {"dataset": "kitti"}}})
+    )
+    assert teacher_trained_on({"training": {"teacher": facts}, "sample": "frame"}) == "100 kitti frames"
     assert title("EPE3D", "m") == "EPE3D (m)" and title("ACC2D", "") == "ACC2D"
 
 
@@ -306,7 +312,7 @@ def test_a_table_of_another_task_has_its_own_metrics(tmp_path, capsys):
     assert make_tables.main([str(files[0])]) == 0
     row = printed(capsys)["student, gamma 0.3"]
     assert list(row)[-2:] == ["AP 3D (%)", "AP BEV (%)"] and row["AP 3D (%)"] == "71.250"
-    assert row["scored on"] == "kitti-object test, 64 scenes"
+    assert row["scored on"] == "kitti-object test, 64 frames"
     assert best_metric(read_run(files[1]).result) == ("AP 3D", "higher")
 
 
@@ -429,7 +435,7 @@ def test_bad_results(results):
         return str(error.value)
 
     path = results / "student-half-output1-seed0.json"
-    for damaged in ('{"metrics": {"EPE3D": 1}}', "[]", "", '{"metrics": 3, "seconds_per_pair": 1, "protocol": {}}'):
+    for damaged in ('{"metrics": {"EPE3D": 1}}', "[]", "", '{"metrics": 3, "seconds_per_sample": 1, "protocol": {}}'):
         path.write_text(damaged)
         assert message() == f"{path} is no result: write it with evaluate.py --json"
     for change in (

@@ -10,6 +10,7 @@ import predict
 import train_student
 import train_teacher
 import visualize
+from experiments import make_tables
 from lib.errors import InputError
 from lib.tasks import TASKS
 from lib.training.engine import Trainer
@@ -75,13 +76,40 @@ def test_places_of_the_task_and_refusals(teacher, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_only_the_headline_is_printed_and_files_hold_every_metric(tmp_path, capsys):
+    run, scores = tmp_path / "run", tmp_path / "scores.json"
+    assert train_teacher.main([*FLAGS, "--out", str(run)]) == 0
+    assert evaluate.main(["--checkpoint", str(run / "best.pt"), "--device", "cpu", "--json", str(scores)]) == 0
+    assert evaluate.main(["--table", str(run / "best.pt"), "--device", "cpu"]) == 0
+    assert make_tables.main([str(scores)]) == 0
+    shown = capsys.readouterr().out
+    assert "24 training rows" in shown and "time per row" in shown and "s/row" in shown and "scene" not in shown
+    page = (run / "report.html").read_text()
+    assert "accuracy" in shown and "accuracy" in page
+    assert " nat" not in shown and "(nat)" not in page, "the unit of the metric that is not in the headline"
+    result = json.loads(scores.read_text())
+    assert result["headline"] == ["accuracy"] and result["units"] == {"accuracy": "", "loss": "nat"}
+    for metrics in (result["metrics"], *(line["validation"] for line in log_lines(run))):
+        assert set(metrics) == {"accuracy", "loss"}
+    best = max(log_lines(run), key=lambda line: line["validation"]["accuracy"])
+    assert f"Best checkpoint, step {best['step']}" in page, "here the best is the highest"
+
+
+@pytest.mark.parametrize("flags", [["--augment", "off"], ["--split", "all"]])
+def test_flags_that_the_task_does_not_have(flags, capsys):
+    script, needed = (train_teacher, []) if flags[0] == "--augment" else (evaluate, ["--baseline", "zero"])
+    with pytest.raises(SystemExit):
+        script.main(["--task", "toy", *needed, *flags])
+    assert flags[0] in capsys.readouterr().err
+
+
 def test_scores_say_their_task_and_what_is_better(teacher, tmp_path, capsys):
     out = tmp_path / "score.json"
     assert evaluate.main(["--checkpoint", str(teacher), "--device", "cpu", "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["task"] == "toy" and result["best_metric"] == {"name": "accuracy", "better": "higher"}
     assert set(result["metrics"]) == {"accuracy", "loss"} and len(result["scenes"]) == 24
-    assert "rows, test, 24 scenes" in capsys.readouterr().out
+    assert "rows test, 24 rows\n" in capsys.readouterr().out
     assert evaluate.main(["--baseline", "zero", "--task", "toy", "--device", "cpu"]) == 0
     with pytest.raises(InputError, match="--html is not there for toy"):
         evaluate.main(["--checkpoint", str(teacher), "--html", str(tmp_path / "page.html")])

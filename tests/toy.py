@@ -37,7 +37,6 @@ class Rows(torch.utils.data.Dataset):
     def __init__(self, part: str, count: int):
         generator = torch.Generator().manual_seed({"train": 1, "validation": 2, "test": 3}[part])
         self.rows = torch.randn(count, 4, generator=generator)
-        self.scenes = self  # the names of the samples
         self.names = [f"{part}/{i}" for i in range(count)]
 
     def __len__(self) -> int:
@@ -72,6 +71,8 @@ TOY = Task(
     recipes={role: {"batch_size": 4, "epochs": 3, "lr": 0.05} for role in ("teacher", "student")},
     metrics={"accuracy": Metric(lower_is_better=False), "loss": Metric("nat")},
     best_metric="accuracy",
+    headline=("accuracy",),
+    sample="row",
     baselines={"zero": lambda rows: (rows, torch.zeros(len(rows), 2))},
     protocol=("num_rows",),
     repeated=("num_rows",),

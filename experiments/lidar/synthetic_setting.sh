@@ -7,9 +7,8 @@ RUNS=${RUNS:-runs/lidar/synthetic}
 RESULTS=${RESULTS:-results/lidar/synthetic}
 STREET=(--task lidar-detection --dataset synthetic-lidar)
 SCORE=(--dataset synthetic-lidar)
-STUDENT=("${STREET[@]}" --teacher "$RUNS/teacher/best.pt" --num-scenes 100 --steps "${STEPS:-600}" --eval-every 8
-  --save-every 100 --workers 1)
+STUDENT=("${STREET[@]}" --teacher "$RUNS/teacher/best.pt" --num-scenes 100 --steps "${STEPS:-600}" --workers 1)
 
-WAIT=1 run teacher python train_teacher.py "${STREET[@]}" --model small --num-scenes 400 \
-  --steps "${TEACHER_STEPS:-1500}" --eval-every 5 --save-every 100 --workers 1
+WAIT=1 run teacher python train_teacher.py "${STREET[@]}" --num-scenes 400 \
+  --steps "${TEACHER_STEPS:-1500}" --workers 1
 stage

@@ -36,12 +36,15 @@ class Targets(NamedTuple):
 def assign_targets(assignment: Assignment, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
     """Which anchor is to find which object.
 
-    boxes[b] (M, 7), labels[b] (M,) int64 of cloud b, on the device of the assignment. Each class by itself: IoU of the
-    nearest BEV boxes of anchors and objects, in float64. From the upper threshold an anchor is positive, below the lower
-    one negative, between them ignored. And each object whose best IoU reaches the lower threshold (with ``force_all``:
-    exceeds 0) makes positive all anchors that attain it.
-    A positive anchor finds the object that it overlaps most, among those that made it positive as their best if there
-    are any (our choice).
+    boxes[b] (M, 7), labels[b] (M,) int64 of cloud b, on the device of the assignment.
+
+    Each class by itself, by the IoU of the nearest BEV boxes of anchors and objects, in float64. An anchor is positive
+    from the upper threshold on, negative below the lower one, and ignored between them. In addition, all anchors that
+    attain the best IoU of an object are positive where this best reaches the lower threshold; with ``force_all``, where
+    it exceeds 0.
+    A positive anchor is to find the object that it overlaps most. If it is the best of some objects, it is to find one
+    of these (our choice): else an object between larger ones could be left without an anchor.
+
     Raises InputError for shapes that do not go together and a label without anchors.
     """
     rows = []
@@ -152,8 +155,8 @@ def output_distance(
     """
     if class_logits.shape != teacher_logits.shape or box_codes.shape != teacher_codes.shape:
         raise InputError(
-            f"output distillation: class logits {tuple(class_logits.shape)} and {tuple(teacher_logits.shape)}, box codes "
-            f"{tuple(box_codes.shape)} and {tuple(teacher_codes.shape)}: teacher and student need the same anchors"
+            f"the student's class logits are {tuple(class_logits.shape)}, its teacher's {tuple(teacher_logits.shape)}: "
+            "output distillation needs networks with the same anchors and classes"
         )
     teacher_logits, teacher_codes = teacher_logits.detach(), teacher_codes.detach()
     p = teacher_logits.sigmoid()

@@ -68,5 +68,5 @@ def scatter_to_map(values: Tensor, places: Tensor, clouds: int, shape: tuple[int
     height, width = shape
     cloud, _, y, x = places.unbind(1)
     rows = values.new_zeros(clouds * height * width, values.shape[1])
-    rows = rows.index_copy(0, (cloud * height + y) * width + x, values)
+    rows.index_copy_(0, (cloud * height + y) * width + x, values)
     return rows.view(clouds, height, width, -1).permute(0, 3, 1, 2)  # (B H W, C) -> (B, H, W, C) -> (B, C, H, W)

@@ -21,19 +21,21 @@ def training_report(
 ) -> bytes:
     """The page. name: the run's. config: of config.json; records: the lines of log.jsonl, at least one, in order.
 
-    best_metric: the one that chose the checkpoint, lower is better; units: metric -> unit.
+    best_metric: the one that chose the checkpoint; units: metric -> unit, of the metrics that are shown.
     """
-    best = min(records, key=lambda record: record["validation"][best_metric])
+    best = [record for record in records if record["best"]][-1]  # each was better than those before it
     last = records[-1]
     seconds = sum(record["seconds"] for record in records)
-    numbers = [(metric, f"{value:.4f} {units[metric]}".rstrip()) for metric, value in best["validation"].items()]
+
+    def shown(record: dict[str, Any]) -> dict[str, float]:
+        return {metric: record["validation"][metric] for metric in units}
+
+    numbers = [(metric, f"{value:.4f} {units[metric]}".rstrip()) for metric, value in shown(best).items()]
     run = [("steps", f"{last['step']:,}"), ("epochs", f"{last['epoch']:g}"), ("time", _duration(seconds))]
     flags, where = config["flags"], config["provenance"]
     terms = [term for term in last["train"] if all(term in record["train"] for record in records)]
     losses = charts(*(_curve(records, "train", term, BLUE, "") for term in terms))
-    scores = charts(
-        *(_curve(records, "validation", metric, GREEN, units[metric], best["step"]) for metric in last["validation"])
-    )
+    scores = charts(*(_curve(records, "validation", metric, GREEN, units[metric], best["step"]) for metric in units))
     facts = [("command", where["command"]), ("time", where["time"]), ("git commit", where["git"])]
     facts += [
         (kind, ", ".join(f"{key}: {value}" for key, value in where[kind].items() if value))
@@ -41,14 +43,14 @@ def training_report(
     ]
     resumed = [again["provenance"] for again in config["resumed"]]
     facts += [(f"resumed, {again['time']}", again["command"]) for again in resumed]
-    head = ["step", "epoch", "learning rate", *terms, *last["validation"], ""]
+    head = ["step", "epoch", "learning rate", *terms, *units, ""]
     rows = [
         (
             record["step"],
             f"{record['epoch']:g}",
             f"{record['lr']:.3g}",
             *(f"{record['train'][term]:.4f}" for term in terms),
-            *(f"{value:.4f}" for value in record["validation"].values()),
+            *(f"{value:.4f}" for value in shown(record).values()),
             "best" if record["best"] else "",
         )
         for record in records
@@ -57,7 +59,7 @@ def training_report(
         section(
             f"Best checkpoint, step {best['step']:,}",
             tiles(numbers),
-            note(f"On the validation part, held out of the training scenes; {best_metric} chose the step."),
+            note(f"On the validation part, which is held out of training; {best_metric} chose the step."),
         ),
         section("The run", tiles(run)),
         section(

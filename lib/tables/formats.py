@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lib.tables.names import row_name, scored_on, title, trained_on
+from lib.tables.names import headline, row_name, scored_on, teacher_trained_on, title, trained_on
 from lib.tables.published import Published
 from lib.tables.results import Group, Measured
 
@@ -25,15 +25,15 @@ SAID_ONCE = ("scored on", "teacher trained on")  # columns that markdown replace
 
 
 def result_row(group: Group) -> Row:
-    """The row of a group that was run: what was scored, on what, and the metrics."""
+    """The row of a group that was run: what was scored, on what, and the metrics of the headline."""
     result = group.first
     parameters = result.get("parameters")
     return {
         "row": row_name(result),
-        "trained on": trained_on(result.get("training", {})),
+        "trained on": trained_on(result),
         "scored on": scored_on(result),
         "parameters": "" if parameters is None else f"{parameters / 1e6:.2f} M",
-        **{title(name, unit): Figure(group.metric(name), DECIMALS) for name, unit in result["units"].items()},
+        **{title(name, unit): Figure(group.metric(name), DECIMALS) for name, unit in headline(result).items()},
     }
 
 
@@ -44,7 +44,7 @@ def experiment_row(group: Group) -> Row:
     return {
         "row": row.pop("row"),
         "trained on": row.pop("trained on"),
-        "teacher trained on": trained_on(result.get("training", {}).get("teacher", {})),
+        "teacher trained on": teacher_trained_on(result),
         "scored on": row.pop("scored on"),
         "seeds": "" if not group.trained else str(there) if there == expected else f"{there} of {expected}",
         **row,

@@ -38,15 +38,35 @@ def is_student(result: dict[str, Any]) -> bool:
     )
 
 
-def trained_on(facts: dict[str, Any]) -> str:
-    """The data that a network was trained on. facts: "training" of a result, or "teacher" in that."""
+def sample_word(result: dict[str, Any]) -> str:
+    """What the result's task calls one sample. Results that say nothing of it are of scene flow."""
+    return result.get("sample", "scene")
+
+
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """metric -> unit, of the metrics that are printed and stand in tables. A result that names none prints all."""
+    return {name: result["units"][name] for name in result.get("headline", result["units"])}
+
+
+def trained_on(result: dict[str, Any]) -> str:
+    """The data that the network was trained on; "" for a baseline."""
+    return _training_data(result, result.get("training", {}))
+
+
+def teacher_trained_on(result: dict[str, Any]) -> str:
+    """The data that the network's teacher was trained on; "" without a teacher."""
+    return _training_data(result, result.get("training", {}).get("teacher", {}))
+
+
+def _training_data(result: dict[str, Any], facts: dict[str, Any]) -> str:
     if "dataset" not in facts:
         return ""
-    return f"{facts['scenes']} {facts['dataset']} scenes" if "scenes" in facts else facts["dataset"]
+    count = facts.get("scenes")  # in result files this word means the samples of any task
+    return facts["dataset"] if count is None else f"{count} {facts['dataset']} {sample_word(result)}s"
 
 
 def scored_on(result: dict[str, Any]) -> str:
     """The data that a score is from."""
     protocol = result["protocol"]
     points = f", {protocol['num_points']} points" if protocol.get("num_points") else ""
-    return f"{protocol['dataset']} {protocol['split']}, {protocol['scenes']} scenes{points}"
+    return f"{protocol['dataset']} {protocol['split']}, {protocol['scenes']} {sample_word(result)}s{points}"

@@ -42,7 +42,7 @@ def against_gamma(groups: Sequence[Group], published: Published) -> Figure | Non
     plain = [group for group in groups if group.student and not group.first["training"].get("distill")]
     series: dict[str, list[Group]] = {}
     for group in plain:
-        series.setdefault(f"{group.first['network']}, {trained_on(group.first['training'])}", []).append(group)
+        series.setdefault(f"{group.first['network']}, {trained_on(group.first)}", []).append(group)
     series = {name: sorted(members, key=_gamma) for name, members in series.items() if len(members) > 2}
     if not series:
         return None
@@ -85,7 +85,7 @@ def against_cost(groups: Sequence[Group]) -> Figure | None:
 
 
 def training_curves(groups: Sequence[Group]) -> Figure | None:
-    """The best metric on the validation scenes against the step; None without logs.
+    """The best metric on the validation part against the step; None without logs.
 
     The mean over seeds, with a band of one standard deviation.
     """
@@ -95,13 +95,13 @@ def training_curves(groups: Sequence[Group]) -> Figure | None:
     best = best_metric(members[0].first).name
     figure, axes = _figure("step", f"validation {_label(members[0])}")
     axes.set_prop_cycle(color=colormaps["tab20"].colors)
-    several_sets = len({trained_on(group.first["training"]) for group in members}) > 1
+    several_sets = len({trained_on(group.first) for group in members}) > 1
     for group in members:
         by_step = [{line["step"]: line["validation"][best] for line in run.log} for run in group.runs]
         steps = sorted(set.intersection(*map(set, by_step)))
         values = [Measured.of([curve[step] for curve in by_step]) for step in steps]
         label = row_name(group.first)
-        label = f"{label}, {trained_on(group.first['training'])}" if several_sets else label
+        label = f"{label}, {trained_on(group.first)}" if several_sets else label
         (drawn,) = axes.plot(steps, [value.mean for value in values], ".-", label=label)
         spread = [value.deviation or 0.0 for value in values]
         low = [value.mean - deviation for value, deviation in zip(values, spread, strict=True)]

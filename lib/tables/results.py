@@ -1,6 +1,6 @@
 """Results of runs: one JSON file each, read, grouped over seeds, and summed up as mean and standard deviation.
 
-A result file is what evaluate.py --json writes (the score, also scene by scene) and, for a run of an experiment, the
+A result file is what evaluate.py --json writes (the score, also sample by sample) and, for a run of an experiment, the
 keys "config" (the run's config.json) and "log" (the lines of its log.jsonl).
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lib.errors import InputError
 from lib.files import write_atomically
-from lib.tables.names import is_student, scored_on
+from lib.tables.names import headline, is_student, scored_on
 
 PROTOCOL = {"dataset", "split", "scenes"}
 
@@ -76,7 +76,7 @@ class Group:
 
     def seconds_per_sample(self) -> float:
         """Inference time, s: the least over the runs, because other work on the machine can only add to it."""
-        return min(run.result["seconds_per_pair"] for run in self.runs)
+        return min(run.result["seconds_per_sample"] for run in self.runs)
 
     def training_seconds(self) -> Measured | None:
         """Time of training and validation over the runs, s; None where a log is missing."""
@@ -95,10 +95,12 @@ def read_run(path: Path) -> Run:
     try:
         result = json.loads(path.read_text())
         metrics, best = result["metrics"], best_metric(result)
-        numbers = [*metrics.values(), metrics[best.name], result["seconds_per_pair"]]
+        numbers = [*metrics.values(), metrics[best.name], result["seconds_per_sample"]]
         if not all(isinstance(number, int | float) for number in numbers) or best.better not in ("lower", "higher"):
             raise ValueError
         if not (isinstance(result["task"], str) and set(metrics) == set(result["units"])):
+            raise ValueError
+        if not set(result.get("headline", [])) <= set(metrics):
             raise ValueError
         if not (set(result["protocol"]) >= PROTOCOL and isinstance(result.get("config", {}), dict)):
             raise ValueError
@@ -178,7 +180,7 @@ def check_one_task(groups: Sequence[Group]) -> None:
                 raise InputError(
                     f"{there[0].name} is of {first['task']}, {group.name} of {result['task']}: make a table a task"
                 )
-            if result["units"] != first["units"]:
+            if headline(result) != headline(first):
                 raise InputError(f"{there[0].name} and {group.name} have other metrics: score both with one version")
 
 

@@ -21,7 +21,7 @@ from lib.flags import number
 from lib.losses.scene_flow import ALPHAS, gather_levels, multiscale_loss, output_distillation
 from lib.metrics.scene_flow import average, scene_flow_metrics
 from lib.ops import gather, knn
-from lib.tasks.task import Metric, Record, Report, Task
+from lib.tasks.task import PARTS, Metric, Record, Report, Task
 from lib.training.distributed import unwrapped
 from models import FlowOutput, PairGeometry
 from models.scene_flow.arithmetic import count_flops
@@ -232,6 +232,9 @@ SCENE_FLOW = Task(
     },
     best_metric="EPE3D",
     baselines={"zero": zero_flow, "nearest": nearest_flow},
+    sample="scene",
+    parts={**PARTS, "all": "all KITTI frames that are ever scored"},
+    augmentation="as published, on for ft3d and synthetic-things, off for the others",
     protocol=("subset", "num_points"),
     repeated=("num_points",),
     add_flags=add_flags,

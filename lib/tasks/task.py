@@ -19,6 +19,13 @@ from lib.features import Levels, Outputs, Shape
 Record = dict[str, Any]
 DEFAULT_TASK = "scene-flow"  # what --task is when it is not given
 
+# Parts of every data set: what --split calls them, and what they are for.
+PARTS = {
+    "test": "what reported scores are from",
+    "validation": "held out of training, to choose best.pt",
+    "train": "what is trained on",
+}
+
 
 class Metric(NamedTuple):
     """What a metric is counted in ("" for a share), and whether less or more of it is better."""
@@ -52,11 +59,15 @@ class Task:
     teachers, students: short name -> name for ``models.build_model``; the first of each is the default.
     datasets: names of the data sets; on_disk: those that need a folder. default_datasets: of train_teacher.py and of
     train_student.py. known_teachers: name for --teacher -> data set that train_teacher.py trained it on.
-    recipes: "teacher" and "student" -> defaults of the training flags, as published.
+    recipes: "teacher" and "student" -> defaults of the training flags, as published; "teacher on DATASET" and so on ->
+    those that differ on a data set, with those of other flags, such as the network.
     methods: distillation method -> (default place, default weight) on this task, where they are not the method's own.
     baselines: name -> what predicts without a network, called as a network is; the first is scored beside teachers.
-    metrics: in the order in which they are printed; best_metric chooses the checkpoint. protocol: flags of this task
-    that belong to a result; repeated: those of them that evaluate.py needs as the training had them.
+    metrics: all that ``summarise`` returns; best_metric chooses the checkpoint. headline: the metrics that are printed
+    and stand in tables, in this order; none named: all. JSON files hold every metric.
+    protocol: flags of this task that belong to a result; repeated: those of them that evaluate.py needs as the training
+    had them. parts: part of a data set -> what it is for. sample: the word for one sample, in texts.
+    augmentation: what --augment auto does, for its help; "" for a task that augments nothing and has no such flag.
     """
 
     name: str
@@ -76,7 +87,7 @@ class Task:
     # flags and data
     add_flags: Callable[[Any], None]  # adds the flags that only this task's data have to a group of argparse
     complete: Callable[[argparse.Namespace], None]  # fills in defaults that depend on other flags
-    open: Callable[[str, str, argparse.Namespace], Any]  # (data set, part, flags) -> samples, with ``scenes.names``
+    open: Callable[[str, str, argparse.Namespace], Any]  # (data set, part, flags) -> samples, with ``names``
     collate: Callable[[list[Any]], Any]
     check: Callable[[nn.Module, argparse.Namespace], None]  # InputError where the network cannot take such samples
 
@@ -91,6 +102,11 @@ class Task:
     score: Callable[[Any, Any], Record]  # (prediction, batch of one) -> record; InputError for unusable predictions
     summarise: Callable[[Sequence[Record]], dict[str, float]]  # records -> metrics
 
+    sample: str = "sample"
+    headline: tuple[str, ...] = ()
+    brief: Callable[[Record], Record] = lambda record: record  # what JSON files hold of a record
+    parts: Mapping[str, str] = field(default_factory=lambda: PARTS)
+    augmentation: str = ""
     add_student_flags: Callable[[Any], None] = lambda group: None  # flags of train_student.py that only this task has
     flops: Callable[[nn.Module, argparse.Namespace], int | None] = lambda net, args: (
         None
@@ -102,10 +118,24 @@ class Task:
     truth: Callable[[Outputs, Any], Levels | None] = no_levels  # the ground truth at the levels of the outputs
     methods: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
+    def recipe(self, role: str, dataset: str) -> dict[str, Any]:
+        """The defaults of the flags of a training script. role: "teacher" or "student"."""
+        return {**self.recipes[role], **self.recipes.get(f"{role} on {dataset}", {})}
+
     @property
     def units(self) -> dict[str, str]:
-        """metric -> unit."""
+        """metric -> unit, of all metrics."""
         return {name: metric.unit for name, metric in self.metrics.items()}
+
+    @property
+    def printed(self) -> dict[str, str]:
+        """metric -> unit, of the metrics that are printed."""
+        return {name: self.metrics[name].unit for name in self.headline or self.metrics}
+
+    @property
+    def folder(self) -> str:
+        """Where the task's teachers lie in checkpoints/: those of the default task in checkpoints/ itself."""
+        return "" if self.name == DEFAULT_TASK else self.name
 
     @property
     def lower_is_better(self) -> bool:

@@ -69,10 +69,11 @@ def restore_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
-def resolve_teacher(teacher: str, known: Mapping[str, str], folder: Path = CHECKPOINTS) -> Path:
+def resolve_teacher(teacher: str, known: Mapping[str, str], folder: Path = CHECKPOINTS, task: str = "") -> Path:
     """The file that --teacher means: a known name looks in checkpoints/, anything else is a path.
 
-    known: name -> the command that makes this teacher. Raises InputError when there is no such file, or two.
+    known: name -> the command that makes this teacher. task: the folder of the task's teachers in checkpoints/, "" for
+    checkpoints/ itself. Raises InputError when there is no such file, or two.
     """
     if teacher not in known:
         path = Path(teacher)
@@ -81,6 +82,7 @@ def resolve_teacher(teacher: str, known: Mapping[str, str], folder: Path = CHECK
         if not path.is_file():
             raise InputError(f"no teacher file {path}: give a path that exists, or one of {', '.join(known)}")
         return path
+    folder = folder / task
     candidates = [folder / teacher / "best.pt", folder / f"{teacher}.pt"]
     found = [path for path in candidates if path.is_file()]
     if len(found) == 2:

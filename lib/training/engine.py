@@ -246,7 +246,7 @@ class Trainer:
         self.clock = time.perf_counter()
         say(
             f"step {record['step']}  epoch {record['epoch']}  lr {record['lr']:.3g}  loss {train['loss']:.4f}  "
-            f"validation: {metrics_line(metrics, self.task.units)}{'  (best)' if is_best else ''}"
+            f"validation: {metrics_line(metrics, self.task.printed)}{'  (best)' if is_best else ''}"
         )
         if distributed.is_main():
             self.run_folder.append(record)

@@ -55,16 +55,16 @@ def steps_for(epochs: int, size: int, batch_size: int) -> int:
 
 
 def load_batches(
-    pairs: Dataset, batches: Iterable[list[Any]], collate: Callable[[list[Any]], Any], workers: int, pin: bool = False
+    samples: Dataset, batches: Iterable[list[Any]], collate: Callable[[list[Any]], Any], workers: int, pin: bool = False
 ) -> Generator[Any, None, None]:
-    """Yields ``collate([pairs[key] for key in batch])`` for each batch of keys, read ahead by ``workers`` processes.
+    """Yields ``collate([samples[key] for key in batch])`` for each batch of keys, read ahead by ``workers`` processes.
 
     pin: put tensors into page-locked memory, from where a GPU copies them while it computes. An InputError of a reader
     arrives as it was raised, whichever process met it. Close the generator (``contextlib.closing``) when it is left
     before its end: that ends the workers.
     """
     loader = DataLoader(
-        _Guarded(pairs),
+        _Guarded(samples),
         batch_sampler=batches,
         collate_fn=_GuardedCollate(collate),
         num_workers=workers,
@@ -81,12 +81,12 @@ def load_batches(
 class _Guarded(Dataset):
     """Hands an InputError on as a value: raised in a worker it would come back wrapped into a page of traceback."""
 
-    def __init__(self, pairs: Dataset):
-        self.pairs = pairs
+    def __init__(self, samples: Dataset):
+        self.samples = samples
 
     def __getitem__(self, key: Any) -> Any:
         try:
-            return self.pairs[key]
+            return self.samples[key]
         except InputError as error:
             return error
 

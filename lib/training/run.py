@@ -29,7 +29,7 @@ def facts_of(task: Task, args: Any, samples: Any, recipe: Recipe) -> dict[str, A
         "task": task.name,
         "dataset": args.dataset,
         **{name: getattr(args, name) for name in task.protocol},
-        "scenes": list(samples.scenes.names),
+        "scenes": list(samples.names),
         "batch_size": recipe.batch_size,
         "seed": args.seed,
     }
@@ -85,7 +85,7 @@ def train(trainer: Trainer, flags: dict[str, Any], script: str, score_with: list
     if distributed.is_main():
         # Out of the run's own files: all of it, with what was before a resume.
         records = [json.loads(line) for _, line in run.read_log()]
-        content = training_report(str(run.path), run.read_config(), records, task.best_metric, task.units)
+        content = training_report(str(run.path), run.read_config(), records, task.best_metric, task.printed)
         write_atomically(run.report, content)
         say(f"curves and settings: {run.report}")
     best = f"{progress.best:.4f} {task.units[task.best_metric]}".rstrip()
@@ -97,7 +97,7 @@ def train(trainer: Trainer, flags: dict[str, Any], script: str, score_with: list
 
 
 def without_names(facts: dict[str, Any]) -> dict[str, Any]:
-    """Training facts with the number of scenes in place of their names, for reading."""
+    """Training facts with the number of samples in place of their names, for reading."""
     counted = {"scenes": len(facts["scenes"])} if "scenes" in facts else {}
     teacher = {"teacher": without_names(facts["teacher"])} if "teacher" in facts else {}
     return facts | counted | teacher
@@ -129,7 +129,7 @@ def _check_unchanged(last: Path, facts: dict[str, Any]) -> None:
     before = training_facts(last)
     if before["scenes"] != facts["scenes"]:
         raise InputError(
-            f"the training scenes are no longer those of the run in {last.parent}: {len(before['scenes'])} then, "
+            f"the training samples are no longer those of the run in {last.parent}: {len(before['scenes'])} then, "
             f"{len(facts['scenes'])} now; restore them, or start again with another --out"
         )
     if "teacher" in facts and before["teacher"]["sha256"] != facts["teacher"]["sha256"]:

@@ -42,8 +42,8 @@ def _tqdm() -> "type[tqdm]":
 
 
 def metrics_line(metrics: dict[str, float], units: dict[str, str]) -> str:
-    """ "EPE3D 0.0412 m  ACC3DS 0.857 ..." in the order of the metrics."""
-    return "  ".join(f"{name} {value:.4f}{' ' + units[name] if units[name] else ''}" for name, value in metrics.items())
+    """ "EPE3D 0.0412 m  ACC3DS 0.857 ...": the metrics that ``units`` names, in its order."""
+    return "  ".join(f"{name} {metrics[name]:.4f} {unit}".rstrip() for name, unit in units.items())
 
 
 def display_path(path: Path) -> Path:

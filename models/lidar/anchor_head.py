@@ -28,7 +28,7 @@ PRIOR = 0.01  # probability of an object at an anchor before training
 
 @dataclass(frozen=True)
 class AnchorSettings:
-    """The options of a detector with anchors. The defaults are those published with mmdetection3d 1.0 (PointPillars)."""
+    """The options of a detector with anchors. The defaults are those of mmdetection3d 1.0 for PointPillars."""
 
     classes: Sequence[str] = ("Pedestrian", "Cyclist", "Car")
     range: Sequence[float] = (0.0, -39.68, -3.0, 69.12, 39.68, 1.0)  # m: x, y, z from (included) and to
@@ -59,9 +59,10 @@ class AnchorSettings:
 
 
 class ClassAnchors(NamedTuple):
-    """The anchors of one class on a grid (Y, H, W): yaw, row, column. Intervals: of their nearest BEV boxes, float64, m.
+    """The anchors of one class, on a grid (Y, H, W): yaw, row, column.
 
-    Anchors of one yaw are of one size, so a row of the grid has one interval along y, and a column one along x.
+    Anchors of one yaw are of one size. So the nearest BEV boxes of a row of the grid share their interval along y, and
+    those of a column theirs along x. Intervals are float64, in m.
     """
 
     rows: Tensor  # (Y, H, W) int64, among all anchors

@@ -39,13 +39,13 @@ def decode(codes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def direction_bin(yaw: Tensor, offset: float) -> Tensor:
-    """Which half turn an angle lies in, int64: 0 from ``offset`` to ``offset`` + pi, 1 for the other half. All in rad."""
+    """Which half turn angles (...) lie in, int64: 0 from ``offset`` to ``offset`` + pi, else 1. All in rad."""
     return torch.remainder(torch.floor((yaw - offset) / torch.pi), 2).long()
 
 
 def turn_to_bin(yaw: Tensor, bins: Tensor, offset: float) -> Tensor:
-    """The angles (...) in rad, turned by multiples of pi until they lie in the half turn ``bins`` (...) of `direction_bin`.
+    """Angles (...) in rad, turned by multiples of pi into the half turns ``bins`` (...) of `direction_bin`.
 
-    A network's angle is trained on its sine alone, which knows no front and back; its direction bin decides about them.
+    A network's angle is trained on a sine that does not tell front from back. The direction bin does.
     """
     return torch.remainder(yaw - offset, torch.pi) + offset + torch.pi * bins

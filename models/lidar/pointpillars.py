@@ -144,14 +144,13 @@ class PointPillars(nn.Module):
     def cells(self, clouds: Sequence[Tensor]) -> Cells:
         """The pillars of clouds (N_i, 4), to be shared with any network that has the same ``grid``.
 
-        A cloud keeps its first ``max_cells`` pillars: the first of the option's numbers while training, else the second.
-        Raises InputError for a cloud of another shape, and for numbers that are not finite.
+        A cloud keeps its first pillars, ``max_cells`` of them: the option has a number for training and one for
+        evaluation. Raises InputError for a cloud of another shape, and for numbers that are not finite.
         """
         for number, cloud in enumerate(clouds):
             if cloud.dim() != 2 or cloud.shape[1] != COLUMNS:
-                raise InputError(
-                    f"clouds[{number}] is {tuple(cloud.shape)}: give rows of x, y, z in m and reflectance, (N, {COLUMNS})"
-                )
+                found = tuple(cloud.shape)
+                raise InputError(f"clouds[{number}] is {found}: give rows of x, y, z in m and reflectance, (N, 4)")
         most = self.settings.max_cells[0 if self.training else 1]
         return voxelise(clouds, self.grid, self.settings.max_points, most)
 

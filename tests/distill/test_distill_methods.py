@@ -15,7 +15,6 @@ from lib.losses.distill import METHODS, default_options, parse_distill
 from lib.losses.distill.hint import hint_loss
 from lib.losses.distill.multiscale import multiscale_feature_loss
 from lib.losses.distill.pkd import pearson_loss
-from lib.losses.distill.pointdistiller import feature_neighbours, graph_loss, importance_weights, important_points
 from lib.losses.distill.rkd import angle_loss, distance_loss, draw_anchors, flow_relation_loss, spatial_neighbours
 from lib.losses.distill.self_distillation import ramped, self_feature_loss, self_flow_loss
 from lib.losses.distill.semckd import attended_loss, layer_attention
@@ -24,7 +23,6 @@ from tests.distill.steps import (
     BATCH,
     EQUAL_WIDTHS,
     SETTING,
-    STUDENT,
     build,
     context,
     leaves,
@@ -109,10 +107,9 @@ def test_hint_gradcheck_and_perfect_regressor():
     assert torch.autograd.gradcheck(lambda s: hint_loss(s, teacher), normal(2, 3, 4).requires_grad_())
 
 
-@pytest.mark.parametrize("name", ["hint", "pointdistiller"])
-def test_methods_of_one_level_refuse_a_family(name):
-    with pytest.raises(InputError, match=f"{name} compares one feature: choose {name}@predictor/1"):
-        build(name, SETTING, "predictor")
+def test_hint_compares_one_feature():
+    with pytest.raises(InputError, match="hint compares one feature: choose hint@predictor/1"):
+        build("hint", SETTING, "predictor")
 
 
 # --- multiscale --------------------------------------------------------------------------------------------------
@@ -218,7 +215,7 @@ def test_semckd_compares_at_the_points_of_the_coarser_level():
 
 def test_semckd_refuses_another_batch():
     step = context()
-    with pytest.raises(InputError, match="semckd was built for batches of 3 scenes and got 4"):
+    with pytest.raises(InputError, match="semckd was built for batches of 3 samples and got 4"):
         build("semckd", replace(SETTING, batch=3))(step)
     with pytest.raises(InputError, match="needs at least 2"):
         build("semckd", replace(SETTING, batch=1))
@@ -339,106 +336,7 @@ def test_rkd_adds_its_parts():
     assert list(losses) == ["rkd", "rkd_distance", "rkd_angle", "rkd_flow"] and torch.equal(losses["rkd"], total)
 
 
-# --- pointdistiller ----------------------------------------------------------------------------------------------
-
-
-def test_pointdistiller_keeps_the_most_important_points():
-    teacher = torch.tensor([[[1.0, 0.0], [0.0, 5.0], [5.0, -9.0], [2.0, 2.0]]])
-    importance = teacher.amax(2)
-    assert important_points(importance, 3).tolist() == [[1, 2, 3]]  # 5, 5 and 2; of equal ones the lower index first
-    assert important_points(importance).tolist() == [[1, 2, 3, 0]]
-    assert torch.equal(important_points(torch.ones(1, 2000))[0], torch.arange(512))
-
-
-def test_pointdistiller_neighbours_are_near_in_the_teachers_features():
-    teacher = torch.tensor([[[0.0, 0.0], [10.0, 0.0], [1.0, 0.0], [7.0, 0.0]]])
-    assert feature_neighbours(teacher, torch.tensor([[0, 1]]), 2).tolist() == [[[0, 2], [1, 3]]]
-    assert feature_neighbours(teacher, torch.tensor([[3]])).tolist() == [[[3, 1, 2, 0]]]
-
-
-def test_pointdistiller_weights_and_loss_by_hand():
-    importance = torch.tensor([[math.log(3.0), 0.0]])
-    torch.testing.assert_close(importance_weights(importance), torch.tensor([[0.75, 0.25]]))
-    flatter = importance_weights(importance, temperature=2.0)
-    assert flatter.sum().item() == pytest.approx(1.0) and flatter[0, 0] < 0.75
-    student = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
-    weights = torch.tensor([[0.75, 0.25]])
-    expected = 2 * (2 * 0.75 * 1 + 2 * 0.25 * 4) / 4
-    assert graph_loss(student, torch.zeros(1, 2, 2), weights).item() == pytest.approx(expected)
-
-
-def test_pointdistiller_is_zero_for_equal_features_and_layers():
-    method, step = build("pointdistiller", EQUAL_WIDTHS), context(EQUAL_WIDTHS, same=True)
-    assert method(step)["pointdistiller"] > 0
-    method.teacher_graph.load_state_dict(method.student_graph.state_dict())
-    assert method(step)["pointdistiller"].item() == 0.0
-
-
-def test_pointdistiller_graph_layer_is_that_of_the_concatenated_edges():
-    layer = build("pointdistiller").student_graph
-    features, kept = normal(2, 9, 4), torch.tensor([[3, 1], [0, 8]])
-    near = torch.tensor([[[3, 2, 5], [1, 0, 4]], [[0, 6, 7], [8, 1, 2]]])
-    edges = torch.stack(
-        [
-            torch.stack(
-                [
-                    torch.stack([torch.cat([features[b, j], features[b, i]]) for j in near[b, n]])
-                    for n, i in enumerate(kept[b])
-                ]
-            )
-            for b in range(2)
-        ]
-    )  # (B, n, K, 2C)
-    weight = torch.cat([layer.neighbour.weight, layer.centre.weight], 1)
-    values = (edges @ weight.t()).flatten(0, 2)
-    values = (values - values.mean(0)) / (values.var(0, unbiased=False) + layer.norm.eps).sqrt()
-    expected = F.relu(values).view(2, 2, 3, -1).amax(2)
-    torch.testing.assert_close(layer(features, kept, near), expected)
-
-
-def test_pointdistiller_uses_the_teachers_neighbours_for_the_student():
-    method, step = build("pointdistiller"), context()
-    seen = []
-    for layer in (method.student_graph, method.teacher_graph):
-        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1:]))
-    method(step)
-    teacher = step.teacher.features["pyramid1/1"].values
-    kept = important_points(teacher.amax(2))
-    for given in seen:
-        assert torch.equal(given[0], kept) and torch.equal(given[1], feature_neighbours(teacher, kept))
-    assert len(seen) == 2
-
-
-def test_pointdistiller_switches():
-    method, step = build("pointdistiller", freeze_teacher=True), context()
-    method(step)["pointdistiller"].backward()
-    assert all(p.grad is None and not p.requires_grad for p in method.teacher_graph.parameters())
-    assert all(p.grad is not None for p in method.student_graph.parameters())
-    assert {p.shape[0] for p in method.teacher_graph.parameters()} == {STUDENT["pyramid1"][1]}
-    plain = build("pointdistiller", reweight=False)
-    student, teacher = (feature.values for feature in step.pair("pyramid1/1"))
-    kept = important_points(teacher.amax(2))
-    near = feature_neighbours(teacher, kept)
-    difference = plain.teacher_graph(teacher, kept, near) - plain.student_graph(student, kept, near)
-    torch.testing.assert_close(plain(step)["pointdistiller"], 2 * difference.square().mean())
-
-
-def test_pointdistiller_numbers_reach_the_loss():
-    """With K = 1 a kept point's graph is the point itself; tau large makes the weights equal."""
-    step, name = context(), "pyramid1/1"
-    teacher = step.teacher.features[name].values
-    kept = important_points(teacher.amax(2), 5)
-    alone = kept.unsqueeze(2)
-    assert torch.equal(feature_neighbours(teacher, kept, 1), alone)
-    chosen = build("pointdistiller", kept=5, neighbours=1, temperature=1e9)
-    graphs = (
-        chosen.student_graph(step.student.features[name].values, kept, alone),
-        chosen.teacher_graph(teacher, kept, alone),
-    )
-    expected = 2 * (graphs[0] - graphs[1]).square().mean()
-    torch.testing.assert_close(chosen(step)["pointdistiller"], expected)
-    sharp = build("pointdistiller", kept=5, neighbours=1, temperature=0.1)(step)["pointdistiller"]
-    assert abs(sharp - expected) > 0.01 * expected
+# --- options ----------------------------------------------------------------------------------------------------
 
 
 def test_the_options_are_those_of_the_constructor():
@@ -448,18 +346,11 @@ def test_the_options_are_those_of_the_constructor():
             assert parameter.default == option.default and type(option.default) is type(parameter.default), (name, key)
     assert default_options() == [
         "logits+temperature=4.0+sigmoid=off+scaled=on:1",
-        "pointdistiller+kept=512+neighbours=32+temperature=1.0+reweight=on+freeze_teacher=off:1",
+        "pointdistiller+mode=paper+kept=512+neighbours=32+temperature=auto+reweight=on+local=on+width=auto"
+        "+freeze_teacher=off:1",
         "online+target=linear+peer=teacher:1",
     ]
     assert [str(parse_distill(text).terms[0]) for text in default_options()] == default_options()
-
-
-def test_pointdistiller_gradcheck():
-    layer = build("pointdistiller").student_graph
-    kept, near = torch.tensor([[3, 1]]), torch.tensor([[[3, 2, 0], [1, 0, 4]]])
-    target, weights = normal(1, 2, 4, seed=1), torch.tensor([[0.7, 0.3]], dtype=torch.float64)
-    features = normal(1, 5, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda f: graph_loss(layer(f, kept, near), target, weights), features)
 
 
 # --- self --------------------------------------------------------------------------------------------------------

@@ -130,8 +130,8 @@ def test_what_the_flag_means(text, gamma, expected):
         (
             "pointdistiller+k=8",
             None,
-            "--distill pointdistiller+k=8: pointdistiller has no option 'k': choose of kept, neighbours, temperature, "
-            "reweight, freeze_teacher",
+            "--distill pointdistiller+k=8: pointdistiller has no option 'k': choose of mode, kept, neighbours, "
+            "temperature, reweight, local, width, freeze_teacher",
         ),
         ("pointdistiller+", None, "--distill pointdistiller+: pointdistiller has no option ''"),
         ("pointdistiller+kept", None, "--distill pointdistiller+kept: kept must be a whole number of at least 1, got"),
@@ -144,7 +144,7 @@ def test_what_the_flag_means(text, gamma, expected):
         (
             "pointdistiller+temperature=nan",
             None,
-            "--distill pointdistiller+temperature=nan: temperature must be a number above 0, got 'nan'",
+            "--distill pointdistiller+temperature=nan: temperature must be a number above 0 or auto, got 'nan'",
         ),
         (
             "pointdistiller+reweight=no",
@@ -178,7 +178,7 @@ def test_what_the_flag_cannot_mean(text, gamma, line):
         (["--distill", "output:0.9,self"], "self takes over 0.3 of the ground truth's weight, which is 0.1 at gamma"),
         (["--distill", "hint@pyramid1/4"], "the student has no feature pyramid1/4: choose a place of pyramid1/0, "),
         (["--distill", "pkd@decoder"], "the student has no feature decoder: choose a place of pyramid1/0, "),
-        (["--distill", "semckd", "--batch-size", "1"], "semckd compares the scenes of a batch: it needs at least 2"),
+        (["--distill", "semckd", "--batch-size", "1"], "semckd compares the samples of a batch: it needs at least 2"),
         (["--distill", "rkd", "--teacher", "none"], "no teacher file none: give a path that exists, or one of ft3d"),
         (["--distill", "online+peer=huge"], "--distill: there is no network 'huge' for a peer: choose of teacher, "),
         (["--student", "huge"], "argument --student: invalid choice: 'huge' (choose from 'half', 'half-all',"),

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from lib.errors import InputError
 from lib.features import Feature, Outputs, Shape, Sites
 from lib.losses.distill import METHODS, DistillationContext, Setting
-from lib.losses.distill.pointdistiller import importance_weights, point_importance
+from lib.losses.distill.attention import attention_loss
+from lib.losses.distill.pointdistiller import point_importance
 from lib.losses.distill.rkd import grid_places, random_neighbours, spatial_neighbours
 from lib.losses.distill.semckd import layer_attention
 from lib.losses.distill.similarity import sample_similarity
-from lib.ops import gather
 from tests.distill.steps import build, never, normal
 
 LAYOUTS = ("points", "rows", "map")
@@ -41,7 +41,8 @@ def step(
     sites = {}
     for name, values in student.items():
         line = coordinates(*values.shape[:2]) if places is None else places
-        sites[name] = Sites(line if layout == "points" else None)
+        rows = torch.arange(values.shape[0]).repeat_interleave(values.shape[1])  # (B N,)
+        sites[name] = Sites(line) if layout == "points" else Sites(sample=rows if layout == "rows" else None)
 
     def of(features: dict[str, Tensor]) -> Outputs:
         values = {name: values_as(layout, value, height) for name, value in features.items()}
@@ -112,7 +113,7 @@ def test_adapters_are_linear_in_the_channels(layout):
     assert loss_of("multiscale", layout, STUDENT, teacher, method).item() == pytest.approx((4 + 9) / 4)
 
 
-@pytest.mark.parametrize("layout", ["points", "map"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_attention(layout):
     """Energies: student (5, 1), (9, 2); teacher (1, 5), (10, 1)."""
     student = [5 / 26**0.5, 1 / 26**0.5, 9 / 85**0.5, 2 / 85**0.5]
@@ -160,40 +161,33 @@ def test_rkd_counts_fine_levels_less():
     assert [loss / losses[0] for loss in losses] == pytest.approx([1, 0.25, 0.5, 1, 1])
 
 
-class CentreOnly(nn.Module):
-    """In place of a graph layer: the features of the kept positions themselves."""
-
-    def forward(self, features: Tensor, kept: Tensor, near: Tensor) -> Tensor:
-        return gather(features, kept)
-
-
 @pytest.mark.parametrize(
-    "layout, expected",
+    "layout, mode, expected",
     [
         # the position of largest maximum of each sample: (2, 1) against (0, 1); (3, 1) against (3, 0)
-        ("points", 2 * (4 + 0 + 0 + 1) / 4),
-        ("map", 2 * (4 + 0 + 0 + 1) / 4),
-        ("rows", 2 * (0 + 1) / 2),  # of the whole batch: (3, 1) against (3, 0)
+        *((layout, "paper", 2 * (4 + 0 + 0 + 1) / 4) for layout in LAYOUTS),
+        ("rows", "reference", 2 * (0 + 1) / 2),  # of the whole batch: (3, 1) against (3, 0)
     ],
 )
-def test_pointdistiller(layout, expected):
-    method = build("pointdistiller", setting(layout, {"x": STUDENT}, {"x": TEACHER}), "x", kept=1)
-    method.student_graph = method.teacher_graph = CentreOnly()
+def test_pointdistiller(layout, mode, expected):
+    """With features in place of graphs. The graphs: test_pointdistiller.py."""
+    at = setting(layout, {"x": STUDENT}, {"x": TEACHER})
+    method = build("pointdistiller", at, "x", kept=1, local=False, mode=mode)
     assert loss_of("pointdistiller", layout, STUDENT, TEACHER, method).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_pointdistiller_follows_the_importance_that_the_network_knows(layout):
-    """Counts (1, 5) and (2, 7): both positions of each sample are kept, of the batch's rows those with 5 and 7."""
+@pytest.mark.parametrize("layout, mode", [*((layout, "paper") for layout in LAYOUTS), ("rows", "reference")])
+def test_pointdistiller_follows_the_importance_that_the_network_knows(layout, mode):
+    """Counts (1, 5) and (2, 7): both positions of each sample are kept, or of the batch's rows those with 5 and 7."""
     counts = torch.tensor([[1, 5], [2, 7]])
-    method = build("pointdistiller", setting(layout, {"x": STUDENT}, {"x": TEACHER}), "x", kept=2, temperature=2.0)
-    method.student_graph = method.teacher_graph = CentreOnly()
+    networks = setting(layout, {"x": STUDENT}, {"x": TEACHER})
+    method = build("pointdistiller", networks, "x", kept=2, temperature=2.0, local=False, mode=mode)
     at = step(layout, {"x": STUDENT}, {"x": TEACHER})
     by_layout = {"points": counts, "rows": counts.flatten(), "map": counts.unsqueeze(1)}[layout]
     old = at.teacher.features["x"]
     at.teacher.features["x"] = Feature(old.values, layout, old.sites, by_layout)
     squares = torch.tensor([[4.0, 4.0], [1.0, 1.0]], dtype=torch.float64)  # of each position
-    if layout == "rows":
+    if mode == "reference":
         phi = torch.softmax(torch.tensor([5.0, 7.0], dtype=torch.float64) / 2, 0)
         expected = 2 * (2 * phi * torch.stack([squares[0, 1], squares[1, 1]])).sum() / 4
     else:
@@ -201,13 +195,6 @@ def test_pointdistiller_follows_the_importance_that_the_network_knows(layout):
         expected = 2 * (2 * phi * squares).sum() / 8
     torch.testing.assert_close(method(at)["pointdistiller"], expected)
     assert torch.equal(point_importance(at.teacher.features["x"]).flatten(), counts.flatten().double())
-
-
-def test_pointdistiller_weights_of_counts():
-    counts = torch.tensor([[32.0, 32.0, 5.0, 1.0]])
-    torch.testing.assert_close(4 * importance_weights(counts, 0.01), torch.tensor([[2.0, 2.0, 0.0, 0.0]]))
-    expected = torch.tensor([[1.9465, 1.9465, 0.0666, 0.0404]])
-    torch.testing.assert_close(4 * importance_weights(counts, 8.0), expected, atol=1e-4, rtol=0)
 
 
 def test_semckd_on_maps_of_two_sizes():
@@ -240,12 +227,13 @@ def test_semckd_on_maps_of_two_sizes():
 
 @pytest.mark.parametrize("name", [name for name, layout in SERVED if layout == "map"])
 def test_a_map_is_the_points_of_its_cells(name):
-    """With coordinates of the cells for rkd, which looks for neighbours."""
+    """With coordinates of the cells for rkd, which looks for neighbours. PointDistiller pools those of points only."""
     student, teacher = {"x": normal(3, 6, 2)}, {"x": normal(3, 6, 4, seed=1)}
+    options = {"neighbours": 1} if name == "pointdistiller" else {}
     places, losses = grid_places(values_as("map", student["x"], 2)), []
     for layout in ("points", "map"):
         at = step(layout, student, teacher, 2, places)
-        method = build(name, setting(layout, student, teacher), "x")
+        method = build(name, setting(layout, student, teacher), "x", **options)
         torch.manual_seed(5)
         losses.append(method(at)[name])
     assert losses[0] > 0
@@ -265,6 +253,28 @@ def test_random_neighbours_are_other_anchors():
     assert random_neighbours(anchors, 64).tolist() == [[[3, 5, 9], [5, 9, 7], [9, 7, 3], [7, 3, 5]]]
     with pytest.raises(InputError, match="at least 2 points, rows or cells"):
         random_neighbours(anchors[:, :1], 64)
+
+
+def test_rows_need_their_sample_where_samples_are_compared():
+    networks, sites = setting("rows", {"x": STUDENT}, {"x": TEACHER}), Sites()
+    at = step("rows", {"x": STUDENT}, {"x": TEACHER})
+    for net in (at.student, at.teacher):
+        net.features["x"] = Feature(net.features["x"].values, "rows", sites)
+    for name in ("attention", "pointdistiller"):
+        with pytest.raises(InputError, match="these rows do not tell which sample they belong to: ") as caught:
+            build(name, networks, "x")(at)
+        assert "\n" not in str(caught.value)
+
+
+def test_attention_of_rows_is_that_of_their_samples():
+    """Samples of 4 and 2 rows, mixed up: the mean over the 6 rows."""
+    student, teacher, sites = normal(6, 3), normal(6, 5, seed=1), Sites(sample=torch.tensor([1, 0, 1, 1, 0, 1]))
+    first, second = [0, 2, 3, 5], [1, 4]
+    parts = [attention_loss([student[None, rows]], [teacher[None, rows]]) for rows in (first, second)]
+    method = build("attention", setting("rows", {"x": student[None]}, {"x": teacher[None]}), "x")
+    of_student, of_teacher = (Outputs(None, {"x": Feature(values, "rows", sites)}) for values in (student, teacher))
+    at = DistillationContext(student=of_student, teacher=of_teacher, task_loss=never, distance=never)
+    torch.testing.assert_close(method(at)["attention"], (4 * parts[0] + 2 * parts[1]) / 6)
 
 
 def test_rkd_needs_coordinates_of_points():
@@ -322,7 +332,7 @@ def test_which_layouts_are_served():
         "hint": every,
         "multiscale": every,
         "pkd": every,
-        "attention": samples,
+        "attention": every,
         "similarity": samples,
         "semckd": samples,
         "rkd": every,

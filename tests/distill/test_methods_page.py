@@ -7,7 +7,7 @@ import torch
 
 from lib.losses.distill import METHODS, parse_distill
 from lib.losses.distill.context import DistillationContext
-from lib.losses.distill.method import DistillationMethod, Setting
+from lib.losses.distill.method import DistillationMethod, Option, Setting
 from tests.distill.steps import SETTING, context
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/methods.md").read_text()
@@ -31,9 +31,8 @@ def test_every_option_stands_with_its_default():
         name = method or name
         if option:
             found[name, option] = default
-    words = {True: "on", False: "off"}
     assert found == {
-        (name, key): words[option.default] if isinstance(option.default, bool) else str(option.default)
+        (name, key): Option.written(option.default)
         for name, method in METHODS.items()
         for key, option in method.options.items()
     }

@@ -6,14 +6,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.errors import InputError
 from lib.ops import use_backend
-from models import MODELS, build_model
+from lib.tasks.scene_flow import SCENE_FLOW
+from models import build_model
 from models.scene_flow import arithmetic
 from models.scene_flow.arithmetic import count_flops
 from models.scene_flow.pointconv import WEIGHTS
 from tests.runs import identical
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", SCENE_FLOW.networks.values())
 def test_the_parts_are_all_that_torchs_counter_sees(name):
     net = build_model(name).eval()
     with use_backend("reference"), FlopCounterMode(display=False) as counter, torch.no_grad():

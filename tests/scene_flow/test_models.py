@@ -5,7 +5,8 @@ import torch
 
 from lib import ops
 from lib.ops import InputError
-from models import CHECKPOINT_FORMAT, MODELS, build_model, count_parameters, load_model, model_record, restore_model
+from lib.tasks.scene_flow import SCENE_FLOW
+from models import CHECKPOINT_FORMAT, build_model, count_parameters, load_model, model_record, restore_model
 from models.norm import BatchNorm
 from models.scene_flow.levels import level_sizes
 from models.scene_flow.pointconv import WEIGHTS, PointConvDown, PointMLP
@@ -106,7 +107,7 @@ def test_a_batch_equals_its_pairs_one_by_one(small_pair, tiny_net):
     torch.testing.assert_close(net(xyz1, xyz2).flows[0], single)
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", SCENE_FLOW.networks.values())
 def test_gradient_reaches_every_parameter(name):
     torch.manual_seed(0)
     net = build_model(name)

@@ -205,7 +205,7 @@ def test_a_score_is_the_same_every_time_and_alone_per_scene(data):
     torch.rand(7)
     second = score(net, pairs, workers=1)
     assert first.records == second.records and first.metrics == second.metrics and tuple(first.metrics) == METRICS
-    assert [record["name"] for record in first.records] == pairs.scenes.names
+    assert [record["name"] for record in first.records] == pairs.names
     assert not net.training and first.seconds > 0
     assert first.metrics["EPE3D"] == pytest.approx(sum(record["EPE3D"] for record in first.records) / 2)
 

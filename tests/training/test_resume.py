@@ -186,7 +186,7 @@ def test_resume_refuses_a_flag_that_differs(flags, whole, changed, text):
 
 def test_resume_refuses_other_data_and_another_teacher(flags, whole, tmp_path):
     other = write_kitti(tmp_path, train=6)
-    with pytest.raises(InputError, match="training scenes are no longer those of the run in .*: 3 then, 5 now"):
+    with pytest.raises(InputError, match="training samples are no longer those of the run in .*: 3 then, 5 now"):
         train_student.main(["--data-root", str(other), *RESUME, str(whole)])
     teacher = Path(flags[flags.index("--teacher") + 1])
     kept = teacher.read_bytes()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lib.boxes import camera_to_lidar
 from lib.datasets.kitti_object import Frame, Label, open_frames
-from lib.datasets.synthetic_street import SyntheticStreet
+from lib.datasets.synthetic_street import DEFAULT_COUNTS, SyntheticStreet
 from lib.errors import InputError
 
 DATASETS = ("kitti", "synthetic-lidar")
@@ -21,7 +21,6 @@ ON_DISK = frozenset({"kitti"})
 PARTS = ("train", "validation", "test")
 HELD_OUT = 10  # one in ten training frames is held out for validation ...
 MOST_HELD_OUT = 200  # ... and no more than these
-STREET_SIZES = {"train": 400, "validation": 48, "test": 128}  # frames
 
 
 class Area(NamedTuple):
@@ -82,7 +81,7 @@ def open_part(
         for flag, value in (("data-root", root), ("train-frames", train_frames), ("test-frames", test_frames)):
             if value is not None:
                 raise InputError(f"data set {dataset} is computed, not read: leave --{flag} out")
-        count = num_scenes if part == "train" and num_scenes is not None else STREET_SIZES[part]
+        count = num_scenes if part == "train" and num_scenes is not None else DEFAULT_COUNTS[part]
         return SyntheticStreet(part, count)
     if num_scenes is not None:
         raise InputError(f"data set {dataset} is read from disk: leave --num-scenes out")
@@ -108,5 +107,3 @@ def open_part(
     rows = slice(-held_out, None) if part == "validation" else slice(None, -held_out)
     frames.names = frames.names[rows]
     return frames
-
-

@@ -75,6 +75,11 @@ class FlowPairs(torch.utils.data.Dataset):
         self.max_depth = max_depth
         self._right_to_warn = _right_to_warn()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the samples: each is its scene's."""
+        return list(self.scenes.names)
+
     def __len__(self) -> int:
         return len(self.scenes)
 

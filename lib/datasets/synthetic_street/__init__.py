@@ -12,14 +12,14 @@ from functools import lru_cache
 import numpy as np
 
 from lib.camera import Calibration
-from lib.datasets.kitti_object import Frame
+from lib.datasets.kitti_object import Frame, Label
 from lib.datasets.synthetic_street.labels import label_objects
-from lib.datasets.synthetic_street.lidar import fan_of, scan, visible_shares
+from lib.datasets.synthetic_street.lidar import Scan, fan_of, scan, visible_shares
 from lib.datasets.synthetic_street.rays import cast
 from lib.datasets.synthetic_street.world import World, draw_world
 from lib.errors import InputError
 
-__all__ = ["CALIBRATION", "DEFAULT_COUNTS", "IMAGE_SIZE", "PARTS", "SyntheticStreet", "draw_scene"]
+__all__ = ["CALIBRATION", "DEFAULT_COUNTS", "IMAGE_SIZE", "PARTS", "SyntheticStreet", "draw_scene", "observe"]
 
 PARTS = {"train": 0, "validation": 1, "test": 2}  # the number goes into the generator's seed
 DEFAULT_COUNTS = {"train": 400, "validation": 48, "test": 128}
@@ -73,16 +73,20 @@ def draw_scene(seed: int, part: str, index: int) -> World:
     return draw_world(_stream(WORLD, seed, part, index))
 
 
-@lru_cache(KEPT_FRAMES)
-def _frame(seed: int, part: str, index: int) -> Frame:
-    world = draw_scene(seed, part, index)
+def observe(world: World, noise: np.random.Generator) -> tuple[Scan, list[Label]]:
+    """What the LiDAR sees of a street, and the label lines of the frame. noise: the random stream of the scan."""
     fan = fan_of(world)
     hits = cast(world.bodies, fan)
-    made = scan(world, fan, hits, _stream(LIDAR, seed, part, index), CALIBRATION, IMAGE_SIZE)
-    made.points.flags.writeable = False  # later readers get the same array
     shares = visible_shares(world, fan, hits, CALIBRATION, IMAGE_SIZE)
-    objects = label_objects(world, shares, CALIBRATION, IMAGE_SIZE)
-    return Frame(f"{FIRST_NAMES[part] + index:06d}", made.points, None, IMAGE_SIZE, CALIBRATION, objects)
+    labels = label_objects(world, shares, CALIBRATION, IMAGE_SIZE)
+    return scan(world, fan, hits, noise, CALIBRATION, IMAGE_SIZE), labels
+
+
+@lru_cache(KEPT_FRAMES)
+def _frame(seed: int, part: str, index: int) -> Frame:
+    made, labels = observe(draw_scene(seed, part, index), _stream(LIDAR, seed, part, index))
+    made.points.flags.writeable = False  # later readers get the same array
+    return Frame(f"{FIRST_NAMES[part] + index:06d}", made.points, None, IMAGE_SIZE, CALIBRATION, labels)
 
 
 def _stream(number: int, seed: int, part: str, index: int) -> np.random.Generator:

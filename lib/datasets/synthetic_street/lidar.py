@@ -81,7 +81,8 @@ def scan(
     xyz = (distance + range_noise[rays])[:, None] * DIRECTIONS[:, rays].T  # the LiDAR frame
     points = np.column_stack((xyz, reflectance)).astype(np.float32)
     kept &= calibration.in_view(points[:, :3], size)
-    owner = np.where(ground, -1, world.bodies.owner[body])
+    owner = np.full(len(body), -1)
+    owner[~ground] = world.bodies.owner[body[~ground]]
     return Scan(points[kept], owner[kept])
 
 

@@ -8,6 +8,7 @@ a cylinder x^2 + y^2 <= 1 and |z| <= 1. A ray is inside each such set for one in
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +52,8 @@ def cast(bodies: Bodies, fan: Fan) -> Hits:
     body = np.full(distance.shape, GROUND)
     alone = {}
     origin, low, high = _windows(bodies, fan)
-    starts = np.flatnonzero(np.diff(bodies.owner, prepend=-1))  # the first body of each thing
-    for start, end in zip(starts, [*starts[1:], len(bodies.owner)], strict=True):
+    bounds = np.flatnonzero(np.diff(bodies.owner, prepend=-1, append=-1))  # where one thing's bodies end
+    for start, end in pairwise(bounds.tolist()):
         members = [i for i in range(start, end) if (low[i] < high[i]).all()]
         if not members:
             continue

@@ -11,31 +11,46 @@ from lib.errors import InputError
 from lib.features import Layout, Shape
 from lib.losses.distill.context import NO_LEVELS, DistillationContext
 
+AUTO = "auto"  # an option that follows the features
+Value = bool | int | float | str | None  # of an option
+
 
 @dataclass(frozen=True)
 class Option:
     """A switch or number of a method: written +KEY=VALUE behind its name, handed to its constructor under KEY.
 
     What may be given follows from the default: on or off, a whole number of at least 1, a number above 0, or a word.
+    A number whose default depends on the features has the default None, written "auto", and a ``kind``.
     """
 
-    default: bool | int | float | str
+    default: Value
     choices: tuple[str, ...] = ()  # the words, where only these are known; empty: any word
+    kind: type | None = None  # int or float, where the default is None
 
-    def read(self, text: str) -> bool | int | float | str:
+    def read(self, text: str) -> Value:
         """The value that ``text`` means. Raises InputError saying what it must be."""
         if isinstance(self.default, bool):
             return _one_of({"on": True, "off": False}, text)
         if isinstance(self.default, str):
             return _one_of({word: word for word in self.choices or (text,)}, text)
+        if self.default is None and text == AUTO:
+            return None
+        kind = self.kind or type(self.default)
         try:
-            value = type(self.default)(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
-        whole = isinstance(self.default, int)
         if not (math.isfinite(value) and value > 0):
-            raise InputError(f"must be {'a whole number of at least 1' if whole else 'a number above 0'}, got {text!r}")
+            number = "a whole number of at least 1" if kind is int else "a number above 0"
+            raise InputError(f"must be {number}{f' or {AUTO}' if self.default is None else ''}, got {text!r}")
         return value
+
+    @staticmethod
+    def written(value: Value) -> str:
+        """The value as the flag has it."""
+        if value is None:
+            return AUTO
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _one_of(meanings: Mapping[str, Any], text: str) -> Any:

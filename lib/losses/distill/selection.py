@@ -12,7 +12,7 @@ from lib.losses.distill.attention import AttentionTransfer
 from lib.losses.distill.context import DistillationContext
 from lib.losses.distill.hint import HintDistillation
 from lib.losses.distill.logits import LogitsDistillation
-from lib.losses.distill.method import DistillationMethod, Setting
+from lib.losses.distill.method import DistillationMethod, Option, Setting, Value
 from lib.losses.distill.multiscale import MultiscaleDistillation
 from lib.losses.distill.online import OnlineDistillation
 from lib.losses.distill.output import OutputDistillation, joined
@@ -58,16 +58,12 @@ class Term:
     name: str
     weight: float | None  # None, until the flag is read: the default
     place: str | None = None  # None: the default
-    options: tuple[tuple[str, bool | int | float | str], ...] = ()  # those that are given
+    options: tuple[tuple[str, Value], ...] = ()  # those that are given
 
     def __str__(self) -> str:
         place = f"@{self.place}" if self.place else ""
-        return f"{self.name}{place}{''.join(f'+{key}={_word(value)}' for key, value in self.options)}:{self.weight:g}"
-
-
-def _word(value: bool | int | float | str) -> str:
-    """The value of an option as it is written."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+        options = "".join(f"+{key}={Option.written(value)}" for key, value in self.options)
+        return f"{self.name}{place}{options}:{self.weight:g}"
 
 
 def default_options() -> list[str]:
@@ -237,7 +233,7 @@ def _parse_entry(entry: str, defaults: Defaults | None) -> Term:
     return Term(name, weight, place or None, parsed)
 
 
-def _parse_option(entry: str, name: str, text: str) -> tuple[str, bool | int | float | str]:
+def _parse_option(entry: str, name: str, text: str) -> tuple[str, Value]:
     """(key, value) of KEY=VALUE."""
     known = METHODS[name].options
     key, equals, value = text.partition("=")

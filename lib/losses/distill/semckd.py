@@ -73,7 +73,7 @@ class SemanticCalibration(DistillationMethod):
     def __init__(self, setting: Setting, place: str = place):
         super().__init__(self.served_at(place, setting))
         if setting.batch < 2:
-            raise InputError("semckd compares the scenes of a batch: it needs at least 2 a process")
+            raise InputError("semckd compares the samples of a batch: it needs at least 2 a process")
         self.batch = setting.batch
         count = len(self.features)
         self.queries = nn.ModuleList(LayerEmbedding(setting.batch) for _ in range(count))
@@ -86,7 +86,7 @@ class SemanticCalibration(DistillationMethod):
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         pairs = [context.pair(name) for name in self.features]
         if (size := len(pairs[0][0].values)) != self.batch:
-            raise InputError(f"semckd was built for batches of {self.batch} scenes and got {size}")
+            raise InputError(f"semckd was built for batches of {self.batch} samples and got {size}")
         queries, keys = (
             [embed(sample_similarity(pair[whose].by_position())) for embed, pair in zip(embeddings, pairs, strict=True)]
             for whose, embeddings in enumerate((self.queries, self.keys))

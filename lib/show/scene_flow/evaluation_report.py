@@ -82,7 +82,7 @@ def evaluation_report(result: dict[str, Any], seen: Observations) -> bytes:
     else:
         model = f"{result['network']} ({result['checkpoint']})"
     numbers = [(name, f"{value:.4f} {units[name]}".rstrip()) for name, value in result["metrics"].items()]
-    numbers += [("seconds a pair, network alone", f"{result['seconds_per_pair']:.3f}")]
+    numbers += [("seconds a scene, network alone", f"{result['seconds_per_sample']:.3f}")]
     if "parameters" in result:
         numbers += [("parameters", f"{result['parameters'] / 1e6:.2f} M")]
     scenes = sorted(result["scenes"], key=lambda scene: scene["EPE3D"])
