@@ -35,7 +35,7 @@ TOLERANCE = 1e-3  # m, by which EPE3D may differ between machines
 
 def main(argv: list[str] | None = None) -> int:
     task = cli.task_of_checkpoint(argv)
-    cli.only_for(task, "scene-flow", "visualize.py")
+    cli.only_for(task, ("scene-flow",), "visualize.py")
     args = parse(task, argv)
     view = read_prediction(args) if is_prediction(args.file) else predict_scene(task, args)
     epe = None if view.error is None else view.error.mean()

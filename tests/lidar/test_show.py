@@ -231,7 +231,7 @@ def test_the_report_page(monkeypatch):
         "network": "pointpillars-small",
         "checkpoint": "best.pt",
         "protocol": {"dataset": "synthetic-lidar", "split": "test", "scenes": 5, "device": "cpu", "amp": "off"},
-        "seconds_per_pair": 0.1,
+        "seconds_per_sample": 0.1,
         "parameters": 644_680,
         "provenance": where,
     }

@@ -85,7 +85,7 @@ def evaluation_report(result: Mapping[str, Any], seen: Observations, curves: Cur
     values = kitti_average_precision(curves)
     numbers = [(f"{name}, 3-D, moderate", f"{values['3d', name, 'moderate']:.2f} %") for name in (*CLASSES, "mAP")]
     numbers += [("mAP, bird's-eye view, moderate", f"{values['bev', 'mAP', 'moderate']:.2f} %")]
-    numbers += [("seconds a frame, network alone", f"{result['seconds_per_pair']:.3f}")]
+    numbers += [("seconds a frame, network alone", f"{result['seconds_per_sample']:.3f}")]
     if "parameters" in result:
         numbers += [("parameters", f"{result['parameters'] / 1e6:.2f} M")]
     together = join(list(seen.matches.values()))
