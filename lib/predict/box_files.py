@@ -70,6 +70,14 @@ def encode_json(found: Detections, about: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
+def holds_boxes(path: Path) -> bool:
+    """Whether a file looks like one that ``encode_json`` wrote."""
+    try:
+        return "convention" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def read_boxes(path: Path) -> Detections:
     """The boxes of a .json that ``encode_json`` wrote. Raises InputError for anything else."""
     try:

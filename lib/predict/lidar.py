@@ -84,6 +84,13 @@ def read_scan(path: Path, settings: ScanSettings) -> np.ndarray:
     return points
 
 
+def read_as_measured(path: Path, axes: str) -> np.ndarray:
+    """The points of a cloud in the LiDAR frame, to be drawn: (N, 3) float32, or (N, 4) where it has a reflectance."""
+    cloud = read_cloud(path, reflectance=True).astype(np.float32)
+    cloud[:, :3] = cloud[:, :3] @ ScanSettings(axes).turn.T.astype(np.float32)
+    return cloud
+
+
 def as_measured(points: np.ndarray, settings: ScanSettings) -> np.ndarray:
     """x, y, z (N, 3) of a scan (N, 4) before it was raised: LiDAR frame, m."""
     return points[:, :3] - np.float32((0.0, 0.0, settings.rise))
