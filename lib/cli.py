@@ -111,10 +111,11 @@ def task_of_checkpoint(argv: list[str] | None, flags: tuple[str, ...] = ("--chec
     return task or chosen_task(argv)
 
 
-def only_for(task: Task, served: str, script: str) -> None:
-    """Raises InputError when a script that serves one task is given a network of another one."""
-    if task.name != served:
-        raise InputError(f"{script} serves {served}, and this is a network for {task.name}: score it with evaluate.py")
+def only_for(task: Task, served: tuple[str, ...], script: str) -> None:
+    """Raises InputError when a script that serves some tasks is given a network of another one."""
+    if task.name not in served:
+        names = " and ".join(served)
+        raise InputError(f"{script} serves {names}, and this is a network for {task.name}: score it with evaluate.py")
 
 
 def add_task_flag(parser: Any, text: str = "what the network is to predict") -> None:

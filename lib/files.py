@@ -73,10 +73,10 @@ def check_finite(path: Path, cloud: np.ndarray, remedy: str) -> None:
         )
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """A .npy file as (n, 3) float32, read only after its header and the file's length were checked.
+def read_npy(path: Path, columns: tuple[int, ...] = (3,)) -> np.ndarray:
+    """A .npy file as (n, c) float32, read only after its header and the file's length were checked.
 
-    Raises InputError for a damaged or pickled file and another shape or type.
+    columns: what c may be. Raises InputError for a damaged or pickled file and another shape or type.
     """
     with open(path, "rb") as file:
         try:
@@ -93,9 +93,10 @@ def read_npy(path: Path) -> np.ndarray:
             raise InputError(f"{path} holds pickled objects, which are never loaded; save it again as float32")
         if dtype not in (np.float32, np.float64):
             raise InputError(f"{path} has dtype {dtype}; save it again as float32")
-        if len(shape) != 2 or shape[1] != 3:
-            raise InputError(f"{path} has shape {shape}; it must be (n, 3)")
-        expected = shape[0] * 3 * dtype.itemsize
+        if len(shape) != 2 or shape[1] not in columns:
+            allowed = " or ".join(f"(n, {count})" for count in columns)
+            raise InputError(f"{path} has shape {shape}; it must be {allowed}")
+        expected = shape[0] * shape[1] * dtype.itemsize
         present = path.stat().st_size - file.tell()
         if present != expected:
             raise InputError(

@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import evaluate
 import prepare_data
 import train_student
 import visualize
+from lib.boxes import Detections
+from lib.show.detection.scene import Scene
+from lib.show.detection.view3d import detection_page
 from lib.show.scene_flow.view import CLOUDS
 from tests.browser import Browser, count
 from tests.runs import TINY, save_teacher, write_kitti
@@ -204,4 +208,33 @@ def test_a_large_cloud_is_thinned_and_its_name_cannot_break_the_page(browser, tm
     assert "source: 8,192 of 20,000 points drawn" in browser.find("body").text
     assert [len(cloud["points"]) for cloud in displayed(browser)] == [8192, 0, 8192]
     assert not browser.all('[data-cloud="target"]')
+    browser.assert_quiet()
+
+
+def test_controls_of_a_page_of_boxes(browser, tmp_path):
+    classes = ("Pedestrian", "Cyclist", "Car")
+    rows = torch.tensor([[12, 2, -0.7, 4, 2, 2, 0.1], [20, -4, -0.7, 4, 2, 2, 0], [15, -3, -0.7, 1, 1, 2, 0]])
+    found = Detections(rows, torch.tensor([0.9, 0.5, 0.2]), torch.tensor([2, 2, 0]), classes)
+    truth = Detections(rows[:2], torch.ones(2), torch.tensor([2, 1]), classes)
+    points = np.random.default_rng(0).uniform((2, -10, -1.7, 0), (40, 10, 1, 1), (500, 4))
+    (tmp_path / "a.html").write_bytes(detection_page(Scene("a", points, found, truth), "title"))
+    browser.open(tmp_path / "a.html")
+    browser.wait(".view[data-drawn]")
+    traces = """return document.querySelector(".plot").data.map((trace) => [trace.visible ?? true, trace.x.length,
+                Array.from(trace.text ?? []).join(" ")])"""
+    kinds = ["points", "truth", "truth faces", *(f"{name} {part}" for name in classes for part in ("edges", "faces"))]
+    before = dict(zip(kinds, browser.run(traces), strict=True))
+    assert browser.find("output").text == "0.30: 2 of 3 boxes"
+    assert before["points"][1] == 500 and before["truth"][1] == 2 * 13 * 3 and before["Car edges"][1] == 2 * 13 * 3
+    assert before["Pedestrian edges"][1] == 0 and "ground truth: <b>Cyclist</b> 1.00" in before["truth faces"][2]
+    assert before["Car faces"][1] == 16 and "<b>Car</b> 0.90" in before["Car faces"][2]
+    browser.run("""const slider = document.querySelector("input[type=range]");
+                   slider.value = 0.1; slider.dispatchEvent(new Event("input"));""")
+    browser.find("[data-truth]").click()
+    after = dict(zip(kinds, browser.run(traces), strict=True))
+    assert browser.find("output").text == "0.10: 3 of 3 boxes"
+    assert after["Pedestrian edges"][1] == 13 * 3 and after["Pedestrian faces"][1] == 8
+    assert [after[kind][0] for kind in ("truth", "truth faces", "Car edges")] == [False, False, True]
+    browser.find('[data-colour] option[value="reflectance"]').click()
+    browser.find('[data-camera="above"]').click()
     browser.assert_quiet()

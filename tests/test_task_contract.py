@@ -117,6 +117,6 @@ def test_scores_say_their_task_and_what_is_better(teacher, tmp_path, capsys):
     with pytest.raises(InputError, match="one table, one task"):
         evaluate.main(["--table", str(teacher), str(flow), "--device", "cpu"])
     for script, given in ((predict, ["a.ply", "b.ply"]), (visualize, ["--out", "a.png"])):
-        with pytest.raises(InputError, match="serves scene-flow, and this is a network for toy"):
+        with pytest.raises(InputError, match="serves scene-flow and lidar-detection, and this is a network for toy"):
             script.main([*given, "--checkpoint", str(teacher)])
     assert SCENE_FLOW.lower_is_better and not toy.TOY.lower_is_better

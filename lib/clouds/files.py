@@ -1,7 +1,8 @@
 """Files of point clouds: a reader for each format, and the writer of a predicted flow.
 
 Every reader returns the points as (N, 3), float32 or float64. For an unfit file it raises an InputError that names the
-file and says what is wrong. Only x, y and z are used. Nothing is ever unpickled.
+file and says what is wrong. Only x, y and z are used, and where it is asked for the reflectance. Nothing is ever
+unpickled.
 """
 
 import io
@@ -21,9 +22,10 @@ NPZ_NAMES = ("xyz", "points")  # taken when a .npz holds several arrays
 BIN_ROW = 16  # bytes: x y z intensity, float32
 
 
-def read_cloud(path: Path) -> np.ndarray:
+def read_cloud(path: Path, reflectance: bool = False) -> np.ndarray:
     """The points of a file as (N, 3) float32 or float64, N >= 1, all finite. The name's ending says the format.
 
+    reflectance: also read the strength of each point's echo, on the file's own scale: (N, 4) where the file has it.
     Raises InputError for an unknown ending, a missing or damaged file, and points that are no points.
     """
     reader = READERS.get(path.suffix.lower())
@@ -34,7 +36,7 @@ def read_cloud(path: Path) -> np.ndarray:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
-        cloud = reader(path)
+        cloud = reader(path, reflectance)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(cloud) == 0:
@@ -90,7 +92,11 @@ def encode_flow(suffix: str, source: np.ndarray, flow: np.ndarray, **more: np.nd
     return _npz(source, flow, **more) if suffix == ".npz" else WRITERS[suffix](source, flow)
 
 
-def _read_npz(path: Path) -> np.ndarray:
+def _read_npy(path: Path, reflectance: bool = False) -> np.ndarray:
+    return read_npy(path, (3, 4) if reflectance else (3,))
+
+
+def _read_npz(path: Path, reflectance: bool = False) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = file.files
@@ -105,14 +111,16 @@ def _read_npz(path: Path) -> np.ndarray:
         raise
     except ARRAY_DAMAGE:
         raise InputError(f"{path} is damaged or no .npz file of plain arrays: save it again with numpy.savez") from None
-    if cloud.dtype not in (np.float32, np.float64) or cloud.ndim != 2 or cloud.shape[1] != 3:
+    columns = (3, 4) if reflectance else (3,)
+    if cloud.dtype not in (np.float32, np.float64) or cloud.ndim != 2 or cloud.shape[1] not in columns:
         raise InputError(
             f"{path}: array {chosen[0]} is {cloud.dtype} of shape {cloud.shape}; it must be float32 of shape (n, 3)"
+            + (" or (n, 4)" if reflectance else "")
         )
     return cloud
 
 
-def _read_bin(path: Path) -> np.ndarray:
+def _read_bin(path: Path, reflectance: bool = False) -> np.ndarray:
     content = path.read_bytes()
     if content[:1024].isascii() and content[:1024].decode("ascii").replace("\n", "").replace("\r", "").isprintable():
         raise InputError(f"{path} holds text; .bin is KITTI's binary format (float32 x y z intensity): call it .txt")
@@ -121,7 +129,8 @@ def _read_bin(path: Path) -> np.ndarray:
             f"{path} has {len(content)} bytes, no multiple of {BIN_ROW}: .bin is KITTI's format, float32 "
             f"x y z intensity for each point"
         )
-    return np.frombuffer(content, "<f4").reshape(-1, 4)[:, :3].astype(np.float32)  # (N, 4) -> (N, 3)
+    points = np.frombuffer(content, "<f4").reshape(-1, 4)  # one row a point
+    return points[:, : 4 if reflectance else 3].astype(np.float32)
 
 
 def _npz(source: np.ndarray, flow: np.ndarray, **more: np.ndarray) -> bytes:
@@ -136,8 +145,8 @@ def _npy(source: np.ndarray, flow: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-READERS: dict[str, Callable[[Path], np.ndarray]] = {
-    ".npy": read_npy,
+READERS: dict[str, Callable[[Path, bool], np.ndarray]] = {
+    ".npy": _read_npy,
     ".npz": _read_npz,
     ".ply": read_ply,
     ".pcd": read_pcd,

@@ -34,8 +34,8 @@ DAMAGE = (
 )
 
 
-def read_las(path: Path) -> np.ndarray:
-    """The points of a LAS or LAZ file as (N, 3) float64.
+def read_las(path: Path, reflectance: bool = False) -> np.ndarray:
+    """The points of a LAS or LAZ file as (N, 3) float64; with ``reflectance`` (N, 4), the intensity as it stands.
 
     Raises InputError for a file that is damaged, and for one that has fewer points than its header says.
     """
@@ -49,12 +49,14 @@ def read_las(path: Path) -> np.ndarray:
                 _check_items(path, header)
             else:
                 _check_count(path, header.point_count, (size - header.offset_to_point_data) // header.point_format.size)
-            parts = [np.stack([part.x, part.y, part.z], axis=1) for part in file.chunk_iterator(AT_ONCE)]  # (n, 3) each
+            names = ("x", "y", "z", *(("intensity",) if reflectance else ()))
+            chunks = file.chunk_iterator(AT_ONCE)
+            parts = [np.stack([getattr(part, name) for name in names], axis=1) for part in chunks]  # (n, 3 or 4) each
     except InputError:
         raise
     except DAMAGE:
         raise InputError(f"{path} is damaged or no LAS file: copy or export it again") from None
-    cloud = np.concatenate([np.empty((0, 3)), *parts])  # (N, 3) float64
+    cloud = np.concatenate([np.empty((0, len(names))), *parts])  # (N, 3 or 4) float64
     _check_count(path, header.point_count, len(cloud))
     return cloud
 

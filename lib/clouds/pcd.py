@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.clouds.text import body_lines, parse_table, printable
+from lib.clouds.text import body_lines, parse_table, printable, reflectance_columns
 from lib.errors import InputError
 
 KINDS = {"F": "f", "I": "i", "U": "u"}
@@ -33,9 +33,10 @@ class Field(NamedTuple):
         return np.dtype(self.kind).itemsize * self.count
 
 
-def read_pcd(path: Path) -> np.ndarray:
+def read_pcd(path: Path, reflectance: bool = False) -> np.ndarray:
     """The points of a PCD file as (N, 3): float32 when x, y and z are, else float64.
 
+    With ``reflectance`` (N, 4) where the points have one.
     Raises InputError for anything else than a whole PCD file with x, y and z.
     """
     content = path.read_bytes()
@@ -43,9 +44,10 @@ def read_pcd(path: Path) -> np.ndarray:
     fields, points = _fields(path, header), _points(path, header)
     if points == 0:
         raise InputError(f"{path} holds no points")
+    names = [*"xyz", *(fields[k].name for k in reflectance_columns([field.name for field in fields]) if reflectance)]
     encoding = header["DATA"][0]
     if encoding == "ascii":
-        return _ascii(path, content, start, fields, points)
+        return _ascii(path, content, start, fields, points, names)
     if encoding == "binary":
         columns = _binary(path, content[start:], fields, points)
     elif encoding == "binary_compressed":
@@ -53,7 +55,7 @@ def read_pcd(path: Path) -> np.ndarray:
     else:
         raise InputError(f"{path}: unknown DATA {encoding!r}; PCD knows ascii, binary and binary_compressed")
     exact = any(field.kind != "<f4" for field in fields if field.name in ("x", "y", "z"))
-    return np.stack([columns[name] for name in "xyz"], axis=1).astype(np.float64 if exact else np.float32)
+    return np.stack([columns[name] for name in names], axis=1).astype(np.float64 if exact else np.float32)
 
 
 def decompress_lzf(data: bytes, size: int) -> bytes:
@@ -144,13 +146,13 @@ def _points(path: Path, header: dict[str, list[str]]) -> int:
     return product
 
 
-def _ascii(path: Path, content: bytes, start: int, fields: list[Field], points: int) -> np.ndarray:
+def _ascii(path: Path, content: bytes, start: int, fields: list[Field], points: int, columns: list[str]) -> np.ndarray:
     numbered = body_lines(path, content, start)
     if len(numbered) != points:
         raise InputError(f"{path} is damaged: its header promises {points} points, {len(numbered)} lines follow")
     starts = np.cumsum([0] + [field.count for field in fields])  # first column of each field
     names = [field.name for field in fields]
-    return parse_table(path, numbered, [starts[names.index(name)] for name in "xyz"], int(starts[-1]))
+    return parse_table(path, numbered, [starts[names.index(name)] for name in columns], int(starts[-1]))
 
 
 def _binary(path: Path, body: bytes, fields: list[Field], points: int) -> dict[str, np.ndarray]:

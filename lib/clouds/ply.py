@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.clouds.text import body_lines, parse_table, printable
+from lib.clouds.text import body_lines, parse_table, printable, reflectance_columns
 from lib.errors import InputError
 
 TYPES = {
@@ -51,9 +51,10 @@ class Element(NamedTuple):
         return np.dtype([(name, order + kind) for name, kind in self.properties])
 
 
-def read_ply(path: Path) -> np.ndarray:
+def read_ply(path: Path, reflectance: bool = False) -> np.ndarray:
     """The vertices of a PLY file as (N, 3): float64 when x, y and z are double or the file is ASCII, else float32.
 
+    With ``reflectance`` (N, 4) where the vertices have one.
     Raises InputError for anything else than a whole PLY file with x, y and z.
     """
     content = path.read_bytes()
@@ -68,9 +69,11 @@ def read_ply(path: Path) -> np.ndarray:
         raise InputError(f"{path}: its vertices have {printable(names) or 'no properties'}, but x, y and z are needed")
     if vertex.count == 0:
         raise InputError(f"{path} holds no points")
+    columns = [*"xyz", *(names[k] for k in reflectance_columns(names) if reflectance and kinds[names[k]])]
     before, is_last = elements[:position], position == len(elements) - 1
     if order is None:
-        return _ascii(path, content, start, vertex, sum(element.count for element in before), is_last)
+        skipped = sum(element.count for element in before)
+        return _ascii(path, content, start, vertex, skipped, is_last, columns)
     rows = [element.dtype(order) for element in (*before, vertex)]
     if None in rows:
         raise InputError(
@@ -86,7 +89,7 @@ def read_ply(path: Path) -> np.ndarray:
         )
     table = np.frombuffer(content, rows[-1], vertex.count, offset=start)
     exact = any(kinds[name] in ("f8", "i4", "u4") for name in "xyz")
-    return np.stack([table[name] for name in "xyz"], axis=1).astype(np.float64 if exact else np.float32)
+    return np.stack([table[name] for name in columns], axis=1).astype(np.float64 if exact else np.float32)
 
 
 def flow_ply(source: np.ndarray, flow: np.ndarray) -> bytes:
@@ -143,12 +146,13 @@ def _header(path: Path, content: bytes) -> tuple[str | None, list[Element], int]
     return order, elements, end.end()
 
 
-def _ascii(path: Path, content: bytes, start: int, vertex: Element, skipped: int, is_last: bool) -> np.ndarray:
+def _ascii(
+    path: Path, content: bytes, start: int, vertex: Element, skipped: int, is_last: bool, columns: list[str]
+) -> np.ndarray:
     numbered = body_lines(path, content, start)[skipped:]
     if len(numbered) < vertex.count or (is_last and len(numbered) > vertex.count):
         raise InputError(f"{path} is damaged: its header promises {vertex.count} points, {len(numbered)} lines follow")
     if any(kind is None for _, kind in vertex.properties):
         raise InputError(f"{path}: its vertices hold lists, which points do not have: export the points alone")
     names = [name for name, _ in vertex.properties]
-    columns = [names.index(name) for name in "xyz"]
-    return parse_table(path, numbered[: vertex.count], columns, len(names))
+    return parse_table(path, numbered[: vertex.count], [names.index(name) for name in columns], len(names))

@@ -10,12 +10,15 @@ from lib.errors import InputError
 COMMENTS = ("#", "//")
 LONGEST_SHOWN = 120  # letters of a file that a message repeats
 SEPARATORS = (";", ",")  # else white space
+# Names of a column with the reflectance, in small letters; CloudCompare puts scalar_ before what it exports.
+REFLECTANCE = ("reflectance", "intensity", "scalar_reflectance", "scalar_intensity")
 
 
-def read_text(path: Path) -> np.ndarray:
-    """A table of numbers as (N, 3) float64.
+def read_text(path: Path, reflectance: bool = False) -> np.ndarray:
+    """A table of numbers as (N, 3) float64; with ``reflectance`` (N, 4) where there is one.
 
-    If the first line names columns x, y and z, these are taken, else the first three columns. Columns are separated by
+    If the first line names columns x, y and z, these are taken, else the first three columns. The reflectance is the
+    column of that name; in a table of four columns without names it is the fourth. Columns are separated by
     white space, commas or semicolons. Empty lines and lines that begin with # or // are left out. Raises an InputError
     that names the line.
     """
@@ -33,13 +36,21 @@ def read_text(path: Path) -> np.ndarray:
     separator = next((s for s in SEPARATORS if s in numbered[0][1]), None)
     words = [word.strip().strip('"').lower() for word in numbered[0][1].split(separator)]
     columns = (0, 1, 2)
+    more = (3,) if len(words) == 4 else ()
     if not any(_is_number(word) for word in words):
         del numbered[0]
         if {"x", "y", "z"} <= set(words):
             columns = tuple(words.index(name) for name in "xyz")
+        more = reflectance_columns(words)
         if not numbered:
             raise InputError(f"{path} holds no points")
+    columns = (*columns, *more) if reflectance else columns
     return parse_table(path, numbered, columns, len(numbered[0][1].split(separator)), separator)
+
+
+def reflectance_columns(names: Sequence[str]) -> tuple[int, ...]:
+    """The place of the column that holds the reflectance, by the columns' names; empty where there is none."""
+    return tuple(k for k, name in enumerate(names) if name.lower() in REFLECTANCE)[:1]
 
 
 def body_lines(path: Path, content: bytes, start: int) -> list[tuple[int, str]]:
@@ -58,7 +69,7 @@ def body_lines(path: Path, content: bytes, start: int) -> list[tuple[int, str]]:
 def parse_table(
     path: Path, numbered: Sequence[tuple[int, str]], columns: Sequence[int], width: int, separator: str | None = None
 ) -> np.ndarray:
-    """Three columns of the lines [(line number in the file, text)] as (N, 3) float64.
+    """The named columns of the lines [(line number in the file, text)] as (N, number of columns) float64.
 
     width: how many columns each line must have; separator None is white space. Raises InputError that names the first
     line with another number of columns or with a word that is no number.

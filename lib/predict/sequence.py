@@ -1,4 +1,4 @@
-"""The pairs of a folder of frames, and the folder of their flows, from which a stopped run goes on."""
+"""The frames of a folder, and the folder of what is predicted of them, from which a stopped run goes on."""
 
 import itertools
 import json
@@ -28,19 +28,9 @@ class Job(NamedTuple):
 def consecutive_pairs(folder: Path, out: Path) -> list[Job]:
     """The pairs of a folder: each frame, in the order of the names, with the next. The flow goes to out/<frame>.npz.
 
-    A frame is a file with the ending of a cloud; hidden files are left out. Raises InputError when there are fewer than
-    two frames, when they have different endings, or when `out` is the folder of the frames.
+    Raises InputError as ``frames_in`` does, and when there are fewer than two frames.
     """
-    if not folder.is_dir():
-        raise InputError(f"--batch {folder}: no such folder")
-    if out.resolve() == folder.resolve():
-        raise InputError(f"--out {out}: the flows need a folder of their own, not that of the frames")
-    frames = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in READERS and not path.name.startswith(".")
-    )
-    endings = sorted({path.suffix for path in frames})
-    if len(endings) > 1:
-        raise InputError(f"--batch {folder}: it holds {', '.join(endings)} files; a sequence has one ending only")
+    frames = frames_in(folder, out, "flows")
     if len(frames) < 2:
         raise InputError(
             f"--batch {folder}: it holds {len(frames)} cloud(s), a sequence needs at least 2; the formats "
@@ -49,12 +39,34 @@ def consecutive_pairs(folder: Path, out: Path) -> list[Job]:
     return [Job(first, second, out / f"{first.stem}.npz") for first, second in itertools.pairwise(frames)]
 
 
-def check_results(out: Path, settings: dict[str, Any]) -> None:
-    """Raises InputError when the folder ``out`` holds flows that were made with other settings, or something else."""
+def frames_in(folder: Path, out: Path, what: str) -> list[Path]:
+    """The frames of a folder, by name: the files with the ending of a cloud; hidden files are left out.
+
+    out: the folder for results; what: their name. Raises InputError when the folder is not there, when its frames have
+    different endings, and when `out` is the same folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--batch {folder}: no such folder")
+    if out.resolve() == folder.resolve():
+        raise InputError(f"--out {out}: the {what} need a folder of their own, not that of the frames")
+    frames = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in READERS and not path.name.startswith(".")
+    )
+    endings = sorted({path.suffix for path in frames})
+    if len(endings) > 1:
+        raise InputError(f"--batch {folder}: it holds {', '.join(endings)} files; a sequence has one ending only")
+    return frames
+
+
+def check_results(out: Path, settings: dict[str, Any], what: str = "flows", ending: str = ".npz") -> None:
+    """Raises InputError when the folder ``out`` holds results that were made with other settings, or something else.
+
+    what: the name of the results; ending: of their files.
+    """
     note = out / SETTINGS
     if not note.exists():
-        if out.exists() and (not out.is_dir() or any(out.glob("*.npz"))):
-            raise InputError(f"--out {out}: it holds something else than flows of --batch; choose another folder")
+        if out.exists() and (not out.is_dir() or any(out.glob(f"*{ending}"))):
+            raise InputError(f"--out {out}: it holds something else than {what} of --batch; choose another folder")
         return
     try:
         before = json.loads(note.read_text())
@@ -63,12 +75,12 @@ def check_results(out: Path, settings: dict[str, Any]) -> None:
         raise InputError(f"{note} is damaged: choose another folder with --out") from None
     if changed:
         raise InputError(
-            f"--out {out}: its flows were made with another {' and another '.join(changed)}; choose another folder"
+            f"--out {out}: its {what} were made with another {' and another '.join(changed)}; choose another folder"
         )
 
 
 def note_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder for flows and writes down what they are made with. Raises InputError when that is refused."""
+    """Makes the folder for results and writes down what they are made with. Raises InputError when that is refused."""
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; --accent: #0072b2; }
@@ -84,3 +85,12 @@ def picture(png: bytes, what: str) -> str:
 def data_uri(png: bytes) -> str:
     """A PNG as an address that holds it."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def origin(provenance: Mapping[str, Any]) -> str:
+    """A table of where a result comes from. provenance: what lib/provenance.py notes."""
+    rows = [("command", provenance["command"]), ("time", provenance["time"]), ("git commit", provenance["git"])]
+    for kind, sign in (("versions", " "), ("machine", ": ")):
+        known = {name: value for name, value in provenance[kind].items() if value}
+        rows.append((kind, ", ".join(f"{name}{sign}{value}" for name, value in known.items())))
+    return table(rows)

@@ -239,7 +239,7 @@ def test_rigid_motion_of_the_flow(checkpoint, tmp_path, capsys, monkeypatch):
         flow[:20] += 3
         return flow.astype(np.float32), 0.5
 
-    monkeypatch.setattr(predict, "predict_flow", moved)
+    monkeypatch.setattr("lib.predict.scene_flow.predict_flow", moved)
     for k in range(2):
         np.save(tmp_path / f"{k}.npy", scan(k))
     pair = [tmp_path / "0.npy", tmp_path / "1.npy", "--checkpoint", checkpoint, "--axes", "velodyne", "--rigid"]

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from lib.datasets.scene_flow.pairs import FlowBatch
+from lib.show import orbit
 from lib.show.charts import BLUE, GREY, ORANGE, bars, charts
-from lib.show.page import folded, note, page, section, table, tiles
+from lib.show.page import folded, note, origin, page, section, table, tiles
 from lib.show.scene_flow import view3d
 from lib.show.scene_flow.view import View
 
@@ -102,10 +103,10 @@ def evaluation_report(result: dict[str, Any], seen: Observations) -> bytes:
         section("Best scenes", *_views(seen.best[:ends])),
         section("Worst scenes", *_views(seen.worst[:ends])),
         section("Every scene", folded(f"{len(rows)} scenes, the best first", table(rows, ["scene", *names]))),
-        section("How this was made", table(_facts(result))),
+        section("How this was made", origin(result["provenance"])),
     ]
     title = f"Evaluation: {protocol['dataset']}, {protocol['split']}"
-    return page(title, model, sections, view3d.STYLE, view3d.scripts())
+    return page(title, model, sections, orbit.STYLE, view3d.scripts())
 
 
 def _protocol(protocol: dict[str, Any]) -> str:
@@ -156,11 +157,3 @@ def _scene_charts(epe: list[float]) -> list[Any]:
 
 def _views(entries: list[tuple[float, View]]) -> list[str]:
     return [view3d.view3d(view, f"{view.name}: EPE3D {epe:.3f} m", VIEW_POINTS) for epe, view in entries]
-
-
-def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
-    where = result["provenance"]
-    facts = [("command", where["command"]), ("time", where["time"]), ("git commit", where["git"])]
-    facts += [("versions", ", ".join(f"{name} {version}" for name, version in where["versions"].items() if version))]
-    facts += [("machine", ", ".join(f"{name}: {value}" for name, value in where["machine"].items() if value))]
-    return facts

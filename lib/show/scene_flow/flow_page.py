@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lib.show import orbit
 from lib.show.page import note, page, section, tiles
 from lib.show.scene_flow import view3d
 from lib.show.scene_flow.view import View
@@ -24,9 +25,9 @@ def flow_page(view: View, title: str) -> bytes:
         view3d.view3d(view, view.name),
         note(
             "Drag to orbit, wheel to zoom, hover for a point's flow. Hovering tells coordinates and flow in the "
-            f"frame x left, y up, z forward, in metres. At most {view3d.MAX_POINTS:,} points of each cloud are drawn, "
+            f"frame x left, y up, z forward, in metres. At most {orbit.MAX_POINTS:,} points of each cloud are drawn, "
             "chosen at random but always the same ones; the numbers below are of all points."
         ),
         section("Numbers", tiles(numbers)),
     ]
-    return page(title, "Scene flow: where each point of the source goes", sections, view3d.STYLE, view3d.scripts())
+    return page(title, "Scene flow: where each point of the source goes", sections, orbit.STYLE, view3d.scripts())

@@ -3,14 +3,9 @@
 "use strict";
 (() => {
   const SECONDS = 2;  // from source to target
-  const CAMERAS = {
-    sensor: {eye: {x: 0, y: -1.7, z: 0.75}, center: {x: 0, y: 0, z: -0.14}, up: {x: 0, y: 0, z: 1}},
-    above: {eye: {x: 0, y: -0.01, z: 2.1}, center: {x: 0, y: 0, z: 0}, up: {x: 0, y: 1, z: 0}},
-  };
   const CLOUDS = ["source", "target", "moving source"];
 
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const floats = (text) => new Float32Array(bytes(text).buffer);
+  const {floats} = orbit;
 
   // Points (n, 3) moved by t times their flow, as Plotly's three lists.
   function placed(points, flow, t) {
@@ -33,8 +28,7 @@
     });
   }
 
-  function start(view) {
-    const data = JSON.parse(view.querySelector("script").textContent);
+  function start(view, data) {
     const plot = view.querySelector(".plot"), slider = view.querySelector("input[type=range]");
     const play = view.querySelector("[data-play]"), readout = view.querySelector("output");
     const [source, flow] = [floats(data.source), floats(data.flow)];
@@ -48,15 +42,9 @@
     });
     const plain = traces[2].marker.color;
     const colours = {cloud: plain};
-    for (const [mode, packed] of Object.entries(data.colours)) {
-      const rgb = bytes(packed);
-      colours[mode] = Array.from({length: rgb.length / 3}, (_, i) => `rgb(${rgb.subarray(3 * i, 3 * i + 3).join()})`);
-    }
+    for (const [mode, packed] of Object.entries(data.colours)) colours[mode] = orbit.colours(packed);
     traces[2].marker.color = colours.flow;
-    layout.scene.camera = CAMERAS.sensor;
-    const config = {displaylogo: false, responsive: true, scrollZoom: true,
-                    modeBarButtons: [["toImage", "zoom3d", "pan3d", "orbitRotation", "resetCameraDefault3d"]]};
-    const drawn = Plotly.newPlot(plot, traces, layout, config);
+    const drawn = orbit.draw(view, traces, layout);
 
     function show(t) {
       slider.value = t;
@@ -88,8 +76,6 @@
     for (const box of view.querySelectorAll("[data-cloud]"))
       box.addEventListener("change", () =>
         Plotly.restyle(plot, {visible: box.checked}, [CLOUDS.indexOf(box.dataset.cloud)]));
-    for (const button of view.querySelectorAll("[data-camera]"))
-      button.addEventListener("click", () => Plotly.relayout(plot, {"scene.camera": CAMERAS[button.dataset.camera]}));
     view.querySelector("[data-colour]").addEventListener("change", (event) => {
       const mode = event.target.value;
       Plotly.restyle(plot, {"marker.color": [colours[mode]]}, [2]);
@@ -98,12 +84,5 @@
     return drawn;
   }
 
-  // Drawing takes a moment and memory: a view begins when it is about to come into sight.
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries.filter((entry) => entry.isIntersecting)) {
-      watcher.unobserve(entry.target);
-      start(entry.target).then(() => entry.target.dataset.drawn = "yes");
-    }
-  }, {rootMargin: "200px"});
-  for (const view of document.querySelectorAll(".view")) watcher.observe(view);
+  orbit.begin(start);
 })();
