@@ -19,7 +19,7 @@ from lib.evaluation import Score, evaluate
 from lib.files import write_atomically
 from lib.flags import Parser, check_output
 from lib.provenance import provenance
-from lib.tables.names import headline, sample_word, scored_on, title
+from lib.tables.reading import summary, table
 from lib.tasks import Task, task_of
 from lib.training import distributed
 from lib.training.checkpoint import training_facts
@@ -34,6 +34,9 @@ EPILOG = """examples:
   python evaluate.py --baseline zero --dataset ft3d --data-root DATA --json zero.json
       what predicting no motion at all would score, also written as JSON
 
+  python evaluate.py --task lidar-detection --results DIR --labels DATA/training/label_2 --json scores.json
+      result files of any detector by KITTI's rules
+
 Samples are scored one at a time. What is drawn at random for a sample depends on its index only. So the score does not
 depend on a batch size or on the number of processes.
 """
@@ -42,6 +45,8 @@ depend on a batch size or on the number of processes.
 def main(argv: list[str] | None = None) -> int:
     task = cli.task_of_checkpoint(argv, ("--checkpoint", "--table"))
     args = parse(task, argv)
+    if args.results:
+        return score_files(task, args)
     to_stdout = args.json == "-"
     # With --json - standard output carries the JSON and nothing else.
     quiet = contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext()
@@ -88,7 +93,18 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="best.pt or last.pt, or published weights")
     what.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="several checkpoints, one line each")
     what.add_argument("--baseline", choices=list(task.baselines), help="what predicts without a network")
-    cli.add_task_flag(group, "task of the baseline; a checkpoint knows its own")
+    if task.read_results:
+        what.add_argument(
+            "--results",
+            type=Path,
+            metavar="DIR",
+            help="result files of any detector: KITTI lines, a file for each frame",
+        )
+        group.add_argument("--labels", type=Path, metavar="DIR", help="with --results: label files of the same frames")
+        group.add_argument("--frames", type=Path, metavar="FILE", help="with --results: list of frames (default: all)")
+    else:
+        parser.set_defaults(results=None)
+    cli.add_task_flag(group, "task of what is no checkpoint; a checkpoint knows its own")
     cli.add_data_flags(parser, task, default=task.default_datasets["student"])
     group.add_argument(
         "--split",
@@ -123,6 +139,23 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     if args.json not in (None, "-") and not Path(args.json).resolve().parent.is_dir():
         raise InputError(f"--json {args.json}: its folder does not exist; create it first")
     return args
+
+
+def score_files(task: Task, args: argparse.Namespace) -> int:
+    """Scores result files. Only the flags --labels, --frames and --json count."""
+    if args.labels is None:
+        raise InputError("--results needs --labels: the folder of label files of the same frames")
+    if args.html:
+        raise InputError("--html needs scans or images: leave it out with --results")
+    records = task.read_results(args.results, args.labels, args.frames)
+    frames = str(args.frames) if args.frames else "all"
+    protocol = {"dataset": str(args.labels), "split": frames, "scenes": len(records)}
+    result = as_json(task, Score(task.summarise(records), records, None), {"results": str(args.results)}, protocol)
+    if args.json:
+        write_json(args.json, result)
+    if args.json != "-":
+        print(summary(result))
+    return 0
 
 
 def open_checkpoint(
@@ -173,56 +206,10 @@ def as_json(task: Task, score: Score, about: dict[str, Any], protocol: dict[str,
         "units": task.units,
         **({"headline": list(task.headline)} if task.headline else {}),
         "best_metric": {"name": task.best_metric, "better": "lower" if task.lower_is_better else "higher"},
-        "seconds_per_sample": score.seconds,
+        **({} if score.seconds is None else {"seconds_per_sample": score.seconds}),
         "scenes": [task.brief(record) for record in score.records],  # of every task, whatever its samples are called
         "provenance": provenance(),
     }
-
-
-def summary(result: dict[str, Any]) -> str:
-    """One result for reading."""
-    word = sample_word(result)
-    if "baseline" in result:
-        model, size = f"baseline {result['baseline']}", []
-    else:
-        step = result["training"].get("step")
-        model = f"{result['checkpoint']} ({result['network']}" + (f", step {step})" if step is not None else ")")
-        size = [("parameters", f"{result['parameters']:,}")]
-        size += [("size", f"{result['megabytes']:.1f} MB (float32 weights, 1 MB = 10^6 bytes)")]
-        if result["gigaflop"] is not None:
-            arithmetic = f"{result['gigaflop']:.2f} GFLOP a {word} (matrix products, a multiply-add counts 2)"
-            size += [("arithmetic", arithmetic)]
-    rows = [("model", model), ("data", scored_on(result))]
-    rows += [(name, f"{result['metrics'][name]:.4f} {unit}".rstrip()) for name, unit in headline(result).items()]
-    device = result["protocol"]["device"]
-    timing = f"{result['seconds_per_sample']:.4f} s (network alone, one {word} at a time, {device})"
-    rows += [*size, (f"time per {word}", timing)]
-    width = 1 + max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """Results of one protocol for reading: a line each, columns aligned."""
-    word, metrics = sample_word(results[0]), headline(results[0])
-    names = [title(name, unit) for name, unit in metrics.items()]
-    lines = [["checkpoint", "network", "parameters", "MB", "file MB", "GFLOP", f"s/{word}", *names]]
-    for result in results:
-        sizes = [f"{result['parameters']:,}", f"{result['megabytes']:.2f}", f"{result['file_megabytes']:.2f}"]
-        arithmetic = "" if result["gigaflop"] is None else f"{result['gigaflop']:.2f}"
-        scores = [f"{result['metrics'][name]:.4f}" for name in metrics]
-        costs = [*sizes, arithmetic, f"{result['seconds_per_sample']:.4f}"]
-        lines.append([result["checkpoint"], result["network"], *costs, *scores])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    sides = "<<" + ">" * (len(widths) - 2)  # words to the left, numbers to the right
-    aligned = [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True))
-        for line in lines
-    ]
-    note = (
-        f"{scored_on(results[0])}, {results[0]['protocol']['device']}. MB: float32 weights, 10^6 bytes; GFLOP: matrix "
-        f"products for a {word}, a multiply-add counts 2; s/{word}: the network alone, one {word} at a time"
-    )
-    return "\n".join([*aligned, note])
 
 
 def write_json(target: str, content: dict[str, Any] | list[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ class Score(NamedTuple):
 
     metrics: dict[str, float]
     records: list[Record]  # one a sample, in the data set's order: its name and what the task says of it
-    seconds: float  # a sample, of the network alone
+    seconds: float | None  # a sample, of the network alone; None where no network ran
 
 
 @torch.no_grad()

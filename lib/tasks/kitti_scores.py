@@ -6,7 +6,7 @@ A record of a frame is {"name": its six digits, "labels": rows, "detections": ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lib.metrics.kitti_detection import (
     LEVELS,
     METRICS,
     OVERLAPS,
+    Curve,
     Objects,
     kitti_average_precision,
     kitti_curves,
@@ -66,15 +67,20 @@ def frame_record(name: str, labels: Sequence[Label], detections: Sequence[Label]
 
 def average_precisions(records: Sequence[Record]) -> dict[str, float]:
     """Every metric of ``AVERAGE_PRECISIONS``, in percent, over the frames of ``records``."""
-    labels = [objects_of(record["labels"], scored=False) for record in records]
-    detections = [objects_of(record["detections"], scored=True) for record in records]
     values = {}
     for overlaps in OVERLAPS:
-        curves = kitti_curves(labels, detections, overlaps)
+        curves = curves_of(records, overlaps)
         for points, count in POINTS.items():
             for (metric, name, level), value in kitti_average_precision(curves, count).items():
                 values[metric_name(name, metric, level, points, overlaps)] = value
     return {name: values[name] for name in AVERAGE_PRECISIONS}
+
+
+def curves_of(records: Sequence[Record], overlaps: str = "strict") -> dict[tuple[str, str, str], Curve]:
+    """The precision curves over the frames of ``records``, by metric, class and level."""
+    labels = [objects_of(record["labels"], scored=False) for record in records]
+    detections = [objects_of(record["detections"], scored=True) for record in records]
+    return kitti_curves(labels, detections, overlaps)
 
 
 def counts_of(record: Record) -> Record:
@@ -100,13 +106,11 @@ def objects_of(rows: Sequence[Sequence[Any]], scored: bool) -> Objects:
     )
 
 
-def read_results(
-    results: Path, labels: Path, frames: Path | None = None, watch: Callable[[], None] = lambda: None
-) -> list[Record]:
+def read_results(results: Path, labels: Path, frames: Path | None = None) -> list[Record]:
     """The records of result files in KITTI's format, from any detector.
 
     results, labels: folders of <6 digits>.txt. frames: a list of frame numbers; None takes every frame of ``labels``.
-    watch: called after each frame. Raises InputError for a folder or list that is not there, a frame without a result
+    Raises InputError for a folder or list that is not there, a frame without a result
     or label file, a result for a frame that is not scored, and lines that are no results.
     """
     for folder, what in ((results, "results"), (labels, "labels")):
@@ -128,7 +132,6 @@ def read_results(
         truth = read_labels(labels / f"{name}.txt")
         found = read_labels(results / f"{name}.txt", scores=True)
         records.append(frame_record(name, truth, found))
-        watch()
     return records
 
 

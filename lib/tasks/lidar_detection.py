@@ -23,8 +23,9 @@ from lib.features import Feature, Outputs, Shape, Sites, Want
 from lib.flags import number
 from lib.losses.lidar import assign_targets, detection_loss, output_distance
 from lib.tasks import kitti_scores
-from lib.tasks.task import PARTS, Record, Task
+from lib.tasks.task import PARTS, Record, Report, Task
 from lib.training.distributed import unwrapped
+from models.lidar.arithmetic import count_flops
 
 CLASSES = ("Pedestrian", "Cyclist", "Car")  # a label of a batch is a place in here
 NOTHING = Want()
@@ -237,6 +238,21 @@ def score(detections: Detections, batch: LidarBatch) -> Record:
     return kitti_scores.frame_record(batch.names[0], frame.objects, found)
 
 
+def flops(net: nn.Module, args: argparse.Namespace) -> int:
+    """Arithmetic of one scan. That of the pillars, which depends on the scan and is small, is left out."""
+    return count_flops(net).total
+
+
+def report() -> Report:
+    """The page of an evaluation. Imported when asked for: the rest of the task needs no package that draws."""
+    from lib.show.detection.evaluation_report import Observations, evaluation_report, merged
+
+    def page(result: Record, seen: Observations) -> bytes:
+        return evaluation_report(result, seen, kitti_scores.curves_of(seen.records))
+
+    return Report(Observations, merged, page)
+
+
 RECIPE = {
     "optimizer": "adamw",
     "schedule": "one-cycle",
@@ -292,6 +308,9 @@ LIDAR_DETECTION = Task(
     predict=predict,
     score=score,
     summarise=kitti_scores.average_precisions,
+    flops=flops,
+    report=report,
+    read_results=kitti_scores.read_results,
     methods={
         "pointdistiller": ("pillars", 1.0),
         "hint": ("bev/1", 1.0),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -111,6 +112,7 @@ class Task:
     flops: Callable[[nn.Module, argparse.Namespace], int | None] = lambda net, args: (
         None
     )  # of one sample; None: unknown
+    read_results: Callable[[Path, Path, Path | None], list[Record]] | None = None  # (results, labels, list of samples)
     graphed: Callable[[nn.Module], Any] | None = None  # the network behind --cuda-graph, where the task has one
     report: Callable[[], Report] | None = None  # None: the task has no page
     logits: Callable[[nn.Module], dict[str, int]] = no_logits  # name -> classes of the logits that networks can return

@@ -71,7 +71,8 @@ def open_part(
     root: for kitti, the folder that holds training/. train_frames, test_frames: for kitti, lists of frame numbers;
     without them ImageSets/train.txt and val.txt of the root count, and where there are none every frame of the folder.
     The last tenth of the training list, at most 200 frames, is held out for validation. num_scenes: frames of the part
-    "train" of synthetic-lidar (400); "validation" has 48, or as many as "train" where those are fewer. Raises InputError for what is not there and for arguments of the other data set.
+    "train" of synthetic-lidar (400); "validation" has 48, or as many as "train" where those are fewer.
+    Raises InputError for what is not there and for arguments of the other data set.
     """
     if dataset not in DATASETS:
         raise InputError(f"no data set {dataset!r}: choose one of {', '.join(DATASETS)}")
