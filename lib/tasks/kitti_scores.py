@@ -19,6 +19,7 @@ from lib.metrics.kitti_detection import (
     LEVELS,
     METRICS,
     OVERLAPS,
+    Curve,
     Objects,
     kitti_average_precision,
     kitti_curves,
@@ -66,15 +67,20 @@ def frame_record(name: str, labels: Sequence[Label], detections: Sequence[Label]
 
 def average_precisions(records: Sequence[Record]) -> dict[str, float]:
     """Every metric of ``AVERAGE_PRECISIONS``, in percent, over the frames of ``records``."""
-    labels = [objects_of(record["labels"], scored=False) for record in records]
-    detections = [objects_of(record["detections"], scored=True) for record in records]
     values = {}
     for overlaps in OVERLAPS:
-        curves = kitti_curves(labels, detections, overlaps)
+        found = curves(records, overlaps)
         for points, count in POINTS.items():
-            for (metric, name, level), value in kitti_average_precision(curves, count).items():
+            for (metric, name, level), value in kitti_average_precision(found, count).items():
                 values[metric_name(name, metric, level, points, overlaps)] = value
     return {name: values[name] for name in AVERAGE_PRECISIONS}
+
+
+def curves(records: Sequence[Record], overlaps: str = "strict") -> dict[tuple[str, str, str], Curve]:
+    """The precision curves over the frames of ``records``, by (metric, class, level)."""
+    labels = [objects_of(record["labels"], scored=False) for record in records]
+    detections = [objects_of(record["detections"], scored=True) for record in records]
+    return kitti_curves(labels, detections, overlaps)
 
 
 def counts_of(record: Record) -> Record:

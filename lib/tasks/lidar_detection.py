@@ -23,7 +23,7 @@ from lib.features import Feature, Outputs, Shape, Sites, Want
 from lib.flags import number
 from lib.losses.lidar import assign_targets, detection_loss, output_distance
 from lib.tasks import kitti_scores
-from lib.tasks.task import PARTS, Record, Task
+from lib.tasks.task import PARTS, Record, Report, Task
 from lib.training.distributed import unwrapped
 
 CLASSES = ("Pedestrian", "Cyclist", "Car")  # a label of a batch is a place in here
@@ -222,10 +222,7 @@ def predict(net: Callable[[Sequence[Tensor]], list[Detections]], batch: LidarBat
     """What a network or a baseline finds in the one cloud of a batch, with the centre inside the network's range."""
     if not isinstance(net, nn.Module):
         return net(batch.points)[0]
-    found = net.detect(batch.points)[0]
-    low, high = (found.boxes.new_tensor(net.range[i : i + 2]) for i in (0, 3))  # x, y
-    inside = ((found.boxes[:, :2] >= low) & (found.boxes[:, :2] < high)).all(1)  # (M,)
-    return Detections(found.boxes[inside], found.scores[inside], found.labels[inside], found.classes)
+    return net.detect(batch.points)[0].within(net.range)
 
 
 def score(detections: Detections, batch: LidarBatch) -> Record:
@@ -235,6 +232,16 @@ def score(detections: Detections, batch: LidarBatch) -> Record:
     frame = batch.frames[0]
     found = as_results(detections, frame.calibration, frame.image_size)
     return kitti_scores.frame_record(batch.names[0], frame.objects, found)
+
+
+def report() -> Report:
+    """The page of an evaluation. Imported when asked for: the rest of the task needs no package that draws."""
+    from lib.show.detection.evaluation_report import Observations, evaluation_report, merged
+
+    def page(result: Record, seen: Observations) -> bytes:
+        return evaluation_report(result, seen, kitti_scores.curves(seen.records))
+
+    return Report(Observations, merged, page)
 
 
 RECIPE = {
@@ -292,6 +299,7 @@ LIDAR_DETECTION = Task(
     predict=predict,
     score=score,
     summarise=kitti_scores.average_precisions,
+    report=report,
     methods={
         "pointdistiller": ("pillars", 1.0),
         "hint": ("bev/1", 1.0),
