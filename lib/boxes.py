@@ -14,6 +14,7 @@ A 4 x 4 matrix M takes LiDAR points to the rectified camera (Calibration.lidar_t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,15 @@ class Detections(NamedTuple):
     scores: torch.Tensor  # (M,) 0 to 1
     labels: torch.Tensor  # (M,) int64, places in ``classes``
     classes: tuple[str, ...]
+
+    def take(self, rows: torch.Tensor) -> Detections:
+        """Some of the objects. rows: (M,) bool, or places in M."""
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], self.classes)
+
+    def within(self, limits: Sequence[float]) -> Detections:
+        """The objects whose centre, seen from above, lies within low x, y, z and high x, y, z (m); low included."""
+        low, high = (self.boxes.new_tensor(tuple(limits[i : i + 2])) for i in (0, 3))  # x, y
+        return self.take(((self.boxes[:, :2] >= low) & (self.boxes[:, :2] < high)).all(1))
 
 
 # Which side of the centre each of the 8 corners lies on: 0 to 3 are the bottom, 4 to 7 the top above them.

@@ -160,7 +160,7 @@ def detect(
     synchronise(device)
     start = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
-        (found,) = net.detect([cloud])
+        found = net.detect([cloud])[0].within(net.range)
     synchronise(device)
     seconds = time.perf_counter() - start
     boxes, scores, labels = (values.cpu() for values in found[:3])

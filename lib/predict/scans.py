@@ -16,7 +16,6 @@ from lib.errors import InputError
 from lib.predict.box_files import write_boxes
 from lib.predict.lidar import ScanSettings, View, check_scan, crop_to_view, detect, read_scan, read_view
 from lib.predict.sequence import check_results, frames_in, note_settings
-from lib.show.detection.scene import select
 from lib.training.checkpoint import file_digest
 
 
@@ -127,7 +126,7 @@ def _predict(
         found, seconds = detect(net, points, device, settings.scan, settings.amp)
     except InputError as error:
         raise InputError(f"{checkpoint} cannot be used on this scan ({error}): are its weights finite?") from None
-    found = select(found, found.scores >= settings.score)
+    found = found.take(found.scores >= settings.score)
     about: dict[str, Any] = {"cloud": scan.name, "checkpoint": str(checkpoint), "network": net.name}
     write_boxes(out, found, points, settings.scan, view, about)
     return Found(found, len(points), seconds)

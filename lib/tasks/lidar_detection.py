@@ -223,10 +223,7 @@ def predict(net: Callable[[Sequence[Tensor]], list[Detections]], batch: LidarBat
     """What a network or a baseline finds in the one cloud of a batch, with the centre inside the network's range."""
     if not isinstance(net, nn.Module):
         return net(batch.points)[0]
-    found = net.detect(batch.points)[0]
-    low, high = (found.boxes.new_tensor(net.range[i : i + 2]) for i in (0, 3))  # x, y
-    inside = ((found.boxes[:, :2] >= low) & (found.boxes[:, :2] < high)).all(1)  # (M,)
-    return Detections(found.boxes[inside], found.scores[inside], found.labels[inside], found.classes)
+    return net.detect(batch.points)[0].within(net.range)
 
 
 def score(detections: Detections, batch: LidarBatch) -> Record:

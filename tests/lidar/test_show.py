@@ -14,7 +14,6 @@ from matplotlib import image as images
 from lib.boxes import Detections
 from lib.camera import Calibration
 from lib.datasets.kitti_object import Frame, Label, as_results
-from lib.metrics.kitti_detection import kitti_curves
 from lib.show.detection import evaluation_report as report
 from lib.show.detection.matching import join, match, precision, within
 from lib.show.detection.picture import draw_scene
@@ -216,10 +215,6 @@ def test_report_by_distance():
 def test_the_report_page(monkeypatch):
     monkeypatch.setattr(report, "SHOWN", 1)
     seen = observed(FRAMES)
-    labels, found = (
-        [kitti_scores.objects_of(record[part], scored=part == "detections") for record in seen.records]
-        for part in ("labels", "detections")
-    )
     where = {
         "command": "evaluate.py <x>",
         "time": "now",
@@ -235,7 +230,7 @@ def test_the_report_page(monkeypatch):
         "parameters": 644_680,
         "provenance": where,
     }
-    page = report.evaluation_report(result, seen, kitti_curves(labels, found)).decode()
+    page = report.evaluation_report(result, seen, kitti_scores.curves(seen.records)).decode()
     assert "evaluate.py &lt;x&gt;" in page and "0.64 M" in page and "Evaluation: synthetic-lidar, test" in page
     titles = re.findall(r'<div class="bar"><b>(.*?)</b>', page)
     assert titles == ["000001: AP 100 % over 2 objects", "000002: AP 0 % over 2 objects"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+import evaluate
 import predict
 import visualize
 from lib.cli import run_script
@@ -52,6 +53,20 @@ def test_a_frame_of_a_data_set_with_the_same_boxes(files, tmp_path, monkeypatch)
     assert np.allclose(scene.detections.boxes, found["boxes"], atol=1e-4)
     assert scene.truth is not None and len(scene.truth.scores) > 0 and scene.image is None
     assert (scene.truth.boxes[:, 0] < 35.84).all(), "objects outside of the range do not count"
+
+
+def test_report_of_an_evaluation(files, tmp_path, monkeypatch):
+    """evaluate.py --html: the page shows the scores of the JSON file beside it, and the frames of the part."""
+    monkeypatch.setattr("lib.show.detection.evaluation_report.SHOWN", 1)
+    flags = ["--checkpoint", files / "net.pt", "--dataset", "synthetic-lidar", "--split", "train", "--num-scenes", "3"]
+    outs = ["--device", "cpu", "--json", tmp_path / "score.json", "--html", tmp_path / "report.html"]
+    assert evaluate.main([str(word) for word in (*flags, *outs)]) == 0
+    result, page = json.loads((tmp_path / "score.json").read_text()), (tmp_path / "report.html").read_text()
+    assert (
+        f"{result['metrics']['Car/bbox/moderate/R40']:.2f}</td>" in page and "synthetic-lidar train, 3 frames" in page
+    )
+    assert all(f"<td>{scene['name']}</td>" in page for scene in result["scenes"]) and len(result["scenes"]) == 3
+    assert "pointpillars-small-16x" in page and page.count("<img src") == 2
 
 
 MISTAKES = {

@@ -43,7 +43,7 @@ class Scene(NamedTuple):
 
     def above(self, threshold: float) -> Detections:
         """The detections with a score of ``threshold`` or more."""
-        return select(self.detections, self.detections.scores >= threshold)
+        return self.detections.take(self.detections.scores >= threshold)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,11 +61,6 @@ def scene_of(frame: Frame, detections: Detections) -> Scene:
         labels = torch.tensor([detections.classes.index(label.type) for label in objects], dtype=torch.int64)
         truth = Detections(lidar, torch.ones(len(objects)), labels, detections.classes)
     return Scene(frame.name, frame.points, detections, truth, frame.image_path, frame.calibration)
-
-
-def select(detections: Detections, rows: object) -> Detections:
-    """Some of the detections. rows: what indexes a tensor of M rows."""
-    return Detections(detections.boxes[rows], detections.scores[rows], detections.labels[rows], detections.classes)
 
 
 def colour_of(name: str) -> str:
