@@ -230,7 +230,7 @@ def test_the_report_page(monkeypatch):
         "parameters": 644_680,
         "provenance": where,
     }
-    page = report.evaluation_report(result, seen, kitti_scores.curves(seen.records)).decode()
+    page = report.evaluation_report(result, seen, kitti_scores.curves_of(seen.records)).decode()
     assert "evaluate.py &lt;x&gt;" in page and "0.64 M" in page and "Evaluation: synthetic-lidar, test" in page
     titles = re.findall(r'<div class="bar"><b>(.*?)</b>', page)
     assert titles == ["000001: AP 100 % over 2 objects", "000002: AP 0 % over 2 objects"]
