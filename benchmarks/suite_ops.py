@@ -24,6 +24,10 @@ from models.scene_flow.levels import (
 NEIGHBOURS = (INTERPOLATION_NEIGHBOURS, SELF_NEIGHBOURS, DOWN_NEIGHBOURS, CROSS_NEIGHBOURS)
 WIDTH = 128  # channels of the feature operations: those of the widest layers at level 0
 TRAINING_BATCH = 8  # pairs, as in the published recipe: both clouds of each are sampled at once
+SCAN = 20_000  # points of a scan, about those of a KITTI scan in the image
+PILLARS = ops.VoxelGrid((0, -39.68, -3), (0.16, 0.16, 4), (432, 496, 1))  # of PointPillars, as its limits below
+PILLAR_POINTS, MAX_PILLARS = 32, 16_000
+PROPOSALS, KEPT = 9000, 512  # of PointRCNN
 PEERS = ("scipy", "pykdtree", "fpsample", "torch-cluster")
 ON_GPU_ALONE = "ours, on the GPU alone"
 NOT_INSTALLED = "not installed"
@@ -45,6 +49,7 @@ def run(points: int, batch: int, device: torch.device, repeats: int) -> dict[str
     for k in NEIGHBOURS:
         rows[f"knn {points} x {points}, k = {k}, {batch} clouds"] = _search(load, k)
     rows |= {f"{name}, {batch} clouds": calls for name, calls in _features(load).items()}
+    rows |= _detection(device)
     measured = {
         row: {name: _times(name, call, device, repeats) for name, call in calls.items()} for row, calls in rows.items()
     }
@@ -152,6 +157,37 @@ def _features(load: Workload) -> dict[str, Calls]:
         rows[f"{name}, {WIDTH} channels, forward"] = _ours(load.device, forward, forward) | _twin(forward)
         rows[f"{name}, {WIDTH} channels, forward and backward"] = {"ours": both} | _twin(both)
     return rows
+
+
+def _detection(device: torch.device) -> dict[str, Calls]:
+    """The operations of LiDAR detection, on a scan and boxes drawn at random. Only their size is like real ones."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    way, angle = 4 / (0.06 + draw(SCAN)), 1.4 * (draw(SCAN) - 0.5)  # m, rad: dense where near
+    scan = torch.stack([way * angle.cos(), way * angle.sin(), draw(SCAN) - 1.5, draw(SCAN)], 1).to(device)
+    boxes = torch.tensor([0, -40, -1, 3.9, 1.6, 1.5, 0]) + draw(PROPOSALS, 7) * torch.tensor([70, 80, 0.5, 1, 1, 1, 6])
+    boxes, scores = boxes.to(device), draw(PROPOSALS).to(device)
+    cells = ops.voxelise([scan], PILLARS, PILLAR_POINTS, MAX_PILLARS)
+    features = torch.rand(len(cells.points), 64, device=device, requires_grad=True)
+    calls = {
+        f"voxelise {SCAN} points": lambda: ops.voxelise([scan], PILLARS, PILLAR_POINTS, MAX_PILLARS),
+        f"points_in_boxes {SCAN} x 20": lambda: ops.points_in_boxes(scan, boxes[:20]),
+        f"box_iou {KEPT} x 20": lambda: ops.box_iou(boxes[:KEPT], boxes[:20]),
+        "rotated_nms of 100": lambda: ops.rotated_nms(boxes[:100], scores[:100], 0.01),
+    }
+    alone = {
+        f"rotated_nms of {PROPOSALS}, {KEPT} stay": lambda: ops.rotated_nms(boxes, scores, 0.8, KEPT),
+        "scatter_to_map 496 x 432, 64 channels, forward and backward": _passes(
+            lambda: ops.scatter_to_map(features, cells.places, 1, (496, 432))
+        )[1],
+    }
+    rows = {name: {"ours": call} | _twin(call) for name, call in calls.items()}
+    return {
+        f"detection: {name}": row for name, row in (rows | {n: {"ours": call} for n, call in alone.items()}).items()
+    }
 
 
 def _passes(call: Callable[[], Tensor]) -> tuple[Callable[[], Any], Callable[[], Any]]:

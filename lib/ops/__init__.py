@@ -1,6 +1,7 @@
 """Operations on point clouds: public functions on tensors, one file an operation.
 
-Every operation has a slow twin in ``reference.py``; ``set_backend`` chooses between the implementations.
+Every operation has a slow twin in ``reference.py`` or, for boxes and voxels, ``reference_boxes.py`` and
+``reference_voxels.py``; ``set_backend`` chooses between the implementations.
 ``cpu/`` holds the compiled loops of the CPU path, ``csrc/`` the CUDA sources, ``cuda/`` what compiles and launches
 them.
 """

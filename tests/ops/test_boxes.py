@@ -251,6 +251,13 @@ def test_wrong_arguments(call, message, backend):
     assert str(error.value) == message
 
 
+def test_data_is_prepared_on_a_cpu_whatever_runs_on_the_gpu():
+    with ops.use_backend("cuda"):
+        assert ops.bev_iou(BOX, BOX).item() == ops.box_iou(BOX, BOX).item() == 1
+        assert ops.rotated_nms(BOX, torch.ones(1), 0.5).tolist() == [0] and ops.points_in_boxes(POINTS, BOX).all()
+        assert len(ops.voxelise([POINTS], ops.VoxelGrid((0, 0, 0), (1, 1, 1), (1, 1, 1)), 9, 9).points) == 1
+
+
 def test_every_operation_has_a_twin_of_the_same_signature():
     for name in ("bev_iou", "box_iou", "rotated_nms", "points_in_boxes"):
         assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(reference, name))

@@ -16,13 +16,15 @@ from benchmarks.workloads import SERVED, Workload, distillation
 from lib import ops
 from lib.datasets.scene_flow import open_scenes
 from lib.datasets.scene_flow.pairs import FlowBatch, FlowPairs, collate
-from lib.ops import InputError, reference
+from lib.ops import InputError, reference, reference_boxes
 from lib.ops.cuda import sampling
 from lib.training.loading import load_batches
 from models import build_model
 from models.scene_flow.cuda_graph import GraphedNetwork
+from tests.ops.test_boxes import BOXES, any_boxes
 from tests.ops.test_cuda_on_host import extreme_cloud, far_cloud, results, wide_cases
 from tests.ops.test_ops import CLOUDS, cases, cases_of, generator, grid_cloud, uniform_cloud, weight_net_layers
+from tests.ops.test_voxels import PILLARS, VOXELS
 from tests.runs import ROOT
 from tests.scene_flow.test_models import assert_autocast_leaves_coordinates
 
@@ -113,6 +115,46 @@ def test_odd_sizes(name, points):
     single = function(*(i.cuda().float() for i in inputs), ops)
     assert single.dtype == torch.float32
     assert (single.cpu().double() - twin[0]).norm() <= 3e-5 * twin[0].norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", BOXES)
+def test_boxes(make, dtype):
+    """The bits of the twin on the GPU; near the CPU's, whose sines may differ in the last bit."""
+    boxes1, boxes2 = (make(count).to("cuda", dtype) for count in (700, 300))
+    for name in ("bev_iou", "box_iou"):
+        found = getattr(ops, name)(boxes1, boxes2)
+        assert torch.equal(found, getattr(reference_boxes, name)(boxes1, boxes2))
+        torch.testing.assert_close(found.cpu(), getattr(ops, name)(boxes1.cpu(), boxes2.cpu()), rtol=0, atol=1e-12)
+    scores = torch.randint(0, 40, (700,), generator=generator).to("cuda", dtype)
+    for threshold, limit in product((0, 0.01, 0.3, 1), (None, 20)):
+        expected = reference_boxes.rotated_nms(boxes1, scores, threshold, limit)
+        assert torch.equal(ops.rotated_nms(boxes1, scores, threshold, limit), expected)
+
+
+def test_nms_of_many_boxes():
+    boxes, scores = any_boxes(20000).float(), torch.rand(20000, generator=generator)
+    boxes[:, :2] *= 20
+    expected = ops.rotated_nms(boxes, scores, 0.3)
+    assert torch.equal(ops.rotated_nms(boxes.cuda(), scores.cuda(), 0.3).cpu(), expected)
+
+
+@pytest.mark.parametrize(("grid", "limits"), [(PILLARS, (32, 16000)), (PILLARS, (2, 500)), (VOXELS, (5, 40000))])
+def test_cells_points_and_maps_are_those_of_a_cpu(grid, limits):
+    """Coordinates in whole millimetres: many points lie on the borders of cells and on the faces of boxes."""
+    clouds = [(torch.rand(points, 4, generator=generator) * 30000).round() / 1000 for points in (20000, 1, 0, 3000)]
+    cells = ops.voxelise(clouds, grid, *limits)
+    found = ops.voxelise([cloud.cuda() for cloud in clouds], grid, *limits)
+    assert found.clouds == 4 and all(torch.equal(a.cpu(), b) for a, b in zip(found[:3], cells[:3], strict=True))
+    boxes = torch.tensor([[15.0, 15, 2, 20, 10, 8, 0], [5, 5, 0, 2, 2, 2, 0]])
+    inside = ops.points_in_boxes(clouds[0].cuda(), boxes.cuda())
+    assert torch.equal(inside.cpu(), ops.points_in_boxes(clouds[0], boxes))
+    if grid is PILLARS:
+        values = found.points[:, 0].clone().requires_grad_()
+        laid = ops.scatter_to_map(values, found.places, 4, (496, 432))
+        assert torch.equal(laid.cpu(), ops.scatter_to_map(cells.points[:, 0], cells.places, 4, (496, 432)))
+        laid.square().sum().backward()
+        assert torch.equal(values.grad, 2 * values)
 
 
 def test_more_than_2_to_the_31_gathered_values():
