@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from lib.errors import InputError
 from lib.features import Shape
+from lib.losses.lidar import assign_targets, detection_loss
 from lib.ops import Cells
 from models import build_model, count_parameters, frozen, load_model, model_record, restore_model
 from models.lidar import published
@@ -198,6 +199,39 @@ def test_teacher_and_student_share_cells():
         shared = teacher(clouds, output.cells)
         assert shared.cells is output.cells and torch.equal(shared.anchors, output.anchors)
         assert torch.equal(shared.class_logits, teacher(clouds).class_logits)
+
+
+def test_half_precision_keeps_coordinates_and_types():
+    """Under autocast the convolutions run in bfloat16, the pillar network does not, and outputs are float32."""
+    net = shaken(build_model("pointpillars-small", **NARROW)).eval()
+    whole = net([made_cloud()], features=["pillars"])
+    with torch.autocast("cpu", torch.bfloat16):
+        half = net([made_cloud()], features=["pillars"])
+    assert torch.equal(half.features["pillars"], whole.features["pillars"])
+    assert not torch.equal(half.class_logits, whole.class_logits)
+    for one, other in zip(outputs_of(half), outputs_of(whole), strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.05)
+    sum(values.sum() for values in outputs_of(half)).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.cuda
+def test_a_gpu_finds_the_same():
+    clouds, found, losses = [made_cloud(), made_cloud(seed=1)], [], []
+    for device in ("cpu", "cuda"):
+        net = shaken(build_model("pointpillars-small", **NARROW)).double().to(device)
+        here = [cloud.double().to(device) for cloud in clouds]
+        boxes = torch.tensor([[12.0, 2.0, -1.0, 3.9, 1.6, 1.5, 0.3]], device=device)
+        targets = assign_targets(net.assignment, [boxes] * 2, [torch.tensor([2], device=device)] * 2)
+        output = net(here)
+        parts = detection_loss(output.class_logits, output.box_codes, output.direction_logits, targets)
+        sum(parts.values()).backward()
+        losses.append([*(value.item() for value in parts.values()), *(p.grad.norm().item() for p in net.parameters())])
+        found.append(frozen(net).detect(here)[0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6, abs=1e-9)
+    for one, other in zip(found[0][:3], found[1][:3], strict=True):
+        torch.testing.assert_close(other.cpu(), one)
 
 
 def test_caps_of_training_and_evaluation():
