@@ -17,9 +17,8 @@ RESULTS = Path(__file__).resolve().parents[2] / "results/scene_flow/terms"
 # test_distill_training.py shows that each of them falls when nothing else is learned.
 OWN_TERM = {"output": ["loss_kd"], "self": ["loss", "self_feature"], "online": ["loss"]}
 
-# No record. Scene flow gives no logits. That of similarity is still to come; test_distill_training.py shows its term
-# falling on real frames.
-UNRECORDED = {"logits", "similarity"}
+# No record: scene flow gives no logits.
+UNRECORDED = {"logits"}
 
 
 def mean(lines: list[dict], term: str, after: int, until: int) -> float:
