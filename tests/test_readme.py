@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from experiments import make_tables
+from lib.tasks import DEFAULT_TASK, TASKS
 from lib.tasks.scene_flow import SCENE_FLOW
 from lib.training.optim import OPTIMIZERS, SCHEDULES
 from models import CHECKPOINT_FORMAT, build_model, count_parameters, model_record
@@ -61,7 +62,9 @@ def helps() -> dict[str, str]:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     def whole_help_of(script: str) -> str:
-        return "".join([help_of(script), *(help_of(script, name) for name in PARTS.get(script, []))])
+        whole = "".join([help_of(script), *(help_of(script, name) for name in PARTS.get(script, []))])
+        others = [name for name in TASKS if name != DEFAULT_TASK and "--task" in whole]
+        return whole + "".join(help_of(script, "--task", name) for name in others)
 
     with ThreadPoolExecutor(os.cpu_count()) as several:
         return dict(zip(SCRIPTS, several.map(whole_help_of, SCRIPTS), strict=True))

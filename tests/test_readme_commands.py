@@ -19,8 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.datasets.kitti_object.frames import write_calibration
+from lib.datasets.synthetic_street import SyntheticStreet
 from lib.training.checkpoint import save_checkpoint
 from models import build_model
+from tests.lidar.detectors import save_detector
 from tests.runs import ROOT, environment, save_teacher, write_ft3d, write_kitti
 from tests.scene_flow.raw_files import ft3d_clouds, write_ft3d_frame, write_kitti_frame
 
@@ -35,6 +38,8 @@ SIZES = {
     "train_student.py": TRAINING,
     "evaluate.py": "--num-points 128 --device cpu",
     "visualize.py": "--num-points 128 --device cpu",
+    "visualize.py boxes.json": "--device cpu",
+    "visualize.py --task": "--device cpu",
     "predict.py": "--device cpu",
     "prepare_data.py": "--workers 1",
     "prepare_data.py synthetic": "--workers 1 --scenes 1",
@@ -137,6 +142,7 @@ class Project:
             else:
                 shutil.copy2(path, folder)
         stand_ins(folder)
+        scans(folder)
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_TURN],
             cwd=folder,
@@ -184,6 +190,18 @@ def stand_ins(folder: Path) -> None:
         header = "ply\nformat ascii 1.0\nelement vertex 200\n" + "".join(f"property float {axis}\n" for axis in "xyz")
         rows = "\n".join(f"{-y} {-z} {x}" for x, y, z in points)  # x right, y down, z forward
         (folder / f"{('before', 'after', 'later')[k]}.ply").write_text(f"{header}end_header\n{rows}\n")
+
+
+def scans(folder: Path) -> None:
+    """A detector, and scans with their calibrations."""
+    save_detector(folder / "detector.pt")
+    for name in ("SCANS", "CALIBS"):
+        (folder / name).mkdir()
+    for name, frame in zip(("000008", "000009"), SyntheticStreet("test", 2), strict=True):
+        for path in (folder / f"{name}.bin", folder / f"SCANS/{name}.bin"):
+            frame.points.tofile(path)
+        for path in (folder / f"{name}.txt", folder / f"CALIBS/{name}.txt"):
+            write_calibration(path, frame.calibration)
 
 
 def without(words: list[str], flags: tuple[str, ...]) -> list[str]:
