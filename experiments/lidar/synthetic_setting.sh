@@ -9,6 +9,6 @@ STREET=(--task lidar-detection --dataset synthetic-lidar)
 SCORE=(--dataset synthetic-lidar)
 STUDENT=("${STREET[@]}" --teacher "$RUNS/teacher/best.pt" --num-scenes 100 --steps "${STEPS:-600}" --workers 1)
 
-WAIT=1 run teacher python train_teacher.py "${STREET[@]}" --num-scenes 400 \
+WAIT=1 run teacher python train_teacher.py "${STREET[@]}" \
   --steps "${TEACHER_STEPS:-1500}" --workers 1
 stage

@@ -184,6 +184,8 @@ def test_crop_to_the_cameras_view():
 
 def test_boxes_are_lowered_again():
     class Net(torch.nn.Module):
+        range = (0.0, -40.0, -3.0, 70.0, 40.0, 1.0)
+
         def detect(self, clouds):
             self.seen = clouds
             return [two_boxes()]
