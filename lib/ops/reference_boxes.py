@@ -10,7 +10,8 @@ the same bits for the same rows of `upright`.
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 20  # pairs of boxes, or of a point and a box, whose numbers are held at once
+CHUNK = 1 << 20  # pairs of a point and a box whose numbers are held at once
+BOX_CHUNK = CHUNK // 16  # pairs of boxes: each needs more numbers
 
 
 def bev_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -139,5 +140,5 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 def _each_pair(function, boxes1: Tensor, boxes2: Tensor) -> Tensor:
     first, second = upright(boxes1), upright(boxes2)
-    rows = [function(part[:, None], second[None]) for part in first.split(max(1, CHUNK // 16 // max(1, len(second))))]
+    rows = [function(part[:, None], second[None]) for part in first.split(max(1, BOX_CHUNK // max(1, len(second))))]
     return torch.cat(rows) if rows else first.new_zeros(0, len(second))

@@ -202,6 +202,23 @@ def test_nothing_and_boxes_that_are_not_contiguous():
             assert torch.equal(ops.points_in_boxes(points.T.contiguous().T, turned), ops.points_in_boxes(points, boxes))
 
 
+GOLDEN = ("rois", "roi_labels", "gt_boxes", "roi_gt_iou", "rcnn_boxes", "rcnn_scores", "pred_boxes", "pred_scores")
+
+
+def test_golden_overlaps_and_nms(shared):
+    """Of a second stage (golden/lidar): 100 regions against the truth of their class; 28 of their boxes are kept."""
+    with np.load(shared / "golden/lidar/pointrcnn.npz", allow_pickle=False) as golden:
+        values = {name: torch.from_numpy(golden[name]) for name in GOLDEN}
+    truth, kinds = values["gt_boxes"].split([7, 1], dim=1)
+    iou = ops.box_iou(values["rois"], truth) * (values["roi_labels"][:, None] == kinds.T)
+    torch.testing.assert_close(iou.amax(1), values["roi_gt_iou"], rtol=0, atol=1e-12)
+
+    sure = values["rcnn_scores"] >= 0.1
+    boxes, scores = values["rcnn_boxes"][sure], values["rcnn_scores"][sure]
+    kept = ops.rotated_nms(boxes, scores, 0.1)
+    assert torch.equal(boxes[kept], values["pred_boxes"]) and torch.equal(scores[kept], values["pred_scores"])
+
+
 def test_boxes_and_points_that_are_not_numbers_are_refused_alone():
     """Columns behind x, y, z are not looked at, and gradients do not flow."""
     points = torch.full((3, 5), NAN)
