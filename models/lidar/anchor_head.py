@@ -134,7 +134,12 @@ class AnchorHead(nn.Module):
 
     @torch.no_grad()
     def decode(self, output: LidarOutput) -> list[Detections]:
-        """The detections in each of the B clouds. A cloud without a cell has none: nothing was seen there."""
+        """The detections in each of the B clouds. A cloud without a cell has none: nothing was seen there.
+
+        Raises InputError for an output that is not finite: else a score of nan would look like nothing found.
+        """
+        if not all(values.isfinite().all() for values in (output.class_logits, output.box_codes)):
+            raise InputError("the network's output is not finite: unusable weights")
         seen = output.cells.places[:, 0].bincount(minlength=output.cells.clouds).tolist()
         tensors = (output.class_logits, output.box_codes, output.direction_logits)
         found = []

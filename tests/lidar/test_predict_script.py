@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import predict
 from lib.cli import run_script
@@ -11,6 +12,8 @@ from lib.datasets.kitti_object import read_labels
 from lib.datasets.kitti_object.frames import write_calibration
 from lib.datasets.synthetic_street import SyntheticStreet
 from lib.predict.box_files import read_boxes
+from lib.training.checkpoint import save_checkpoint
+from models import load_model
 from tests.lidar.detectors import save_detector
 
 
@@ -139,8 +142,18 @@ def test_a_mistake_is_one_line_and_leaves_nothing(flags, frames, scan, checkpoin
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_unusable_weights_are_said(scan, tmp_path, capsys):
-    bad = save_detector(tmp_path / "bad.pt", box_bias=200.0)  # e^200 has no place in float32
-    said = message(capsys, scan, "--checkpoint", bad, "--out", tmp_path / "a.json")
-    assert said.startswith(f"{bad} cannot be used on this scan (rotated_nms: boxes")
-    assert said.endswith("): are its weights finite?")
+@pytest.mark.parametrize(
+    "spoilt, said", [("boxes", "rotated_nms: boxes"), ("scores", "the network's output is not fi")]
+)
+def test_unusable_weights_are_said(scan, tmp_path, capsys, spoilt, said):
+    """Sizes of e^200 m have no place in float32; a score of nan is not the same as nothing found."""
+    net = load_model(save_detector(tmp_path / "bad.pt"), torch.device("cpu"))
+    with torch.no_grad():
+        net.head.boxes.bias[:] = 200.0
+        if spoilt == "scores":
+            net.head.scores.weight[:] = 3e38
+            net.head.scores.bias[:] = -3e38
+    save_checkpoint(tmp_path / "bad.pt", net, {})
+    line = message(capsys, scan, "--checkpoint", tmp_path / "bad.pt", "--out", tmp_path / "a.json")
+    assert line.startswith(f"{tmp_path}/bad.pt cannot be used on this scan ({said}")
+    assert line.endswith("): are its weights finite?") and not (tmp_path / "a.json").exists()
