@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test check setup image clean
+.PHONY: demo demo-lidar test check setup image clean
 
 setup: $(VENV)/.installed
 
@@ -14,6 +14,9 @@ $(VENV)/.installed: requirements.txt
 
 demo: setup
 	PATH="$(abspath $(VENV))/bin:$$PATH" bash experiments/scene_flow/demo.sh
+
+demo-lidar: setup
+	PATH="$(abspath $(VENV))/bin:$$PATH" bash experiments/lidar/demo.sh
 
 test: setup
 	$(VENV)/bin/ruff check .

@@ -33,6 +33,7 @@ EXPERIMENTS = (
     "scene_flow/ft3d_teacher",
     "scene_flow/remaining",
     "scene_flow/first_report",
+    "lidar/pointdistiller",
 )
 EPILOG = f"""examples:
   python experiments/make_tables.py scene_flow/synthetic --plots runs/plots

@@ -1,4 +1,4 @@
-"""The shell scripts of scene flow: what they list, how runs are skipped, resumed and shared, one in full."""
+"""The shell scripts of the experiments: what they list, how runs are skipped, resumed and shared, one in full."""
 
 import csv
 import json
@@ -14,19 +14,20 @@ import pytest
 from experiments import make_tables
 from lib.losses.distill import parse_distill
 from lib.tables.published import read_published
+from lib.tasks import TASKS
 from tests.runs import ROOT, environment, write_ft3d, write_kitti
 
-SCRIPTS = sorted((ROOT / "experiments/scene_flow").glob("*.sh"))
+SCRIPTS = sorted((ROOT / "experiments").glob("*/*.sh"))
 GAMMAS = ["1", "0.7", "0.5", "0.3", "0.1", "0"]
 VARIABLES = {"LIST", "SEEDS", "PAIRS", "RUNS", "RESULTS", "DATA", "POINTS"}
 
 
 def bash(script: str, *flags: str, **variables: object) -> subprocess.CompletedProcess:
-    """Runs a script with the given variables and no others of the surroundings that it knows."""
+    """Runs a script, one of scene flow unless its folder is given, with the given variables and no others of the surroundings that it knows."""
     path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     clean = {name: value for name, value in (environment() | path).items() if name not in VARIABLES}
     return subprocess.run(
-        ["bash", str(ROOT / "experiments/scene_flow" / script), *flags],
+        ["bash", str(ROOT / "experiments" / (script if "/" in script else f"scene_flow/{script}")), *flags],
         env=clean | {name: str(value) for name, value in variables.items()},
         capture_output=True,
         text=True,
@@ -46,7 +47,7 @@ def value(words: list[str], flag: str) -> str:
     return words[words.index(flag) + 1]
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_bash_can_read_it(path):
     subprocess.run(["bash", "-n", path], check=True)
 
@@ -54,13 +55,18 @@ def test_bash_can_read_it(path):
 @pytest.fixture(scope="module")
 def flags() -> dict[str, set[str]]:
     def known(script: str) -> set[str]:
-        text = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-        return set(re.findall(r"--[a-z][a-z-]+", text.stdout))
+        texts = [
+            subprocess.run(
+                [sys.executable, script, "--task", task, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+            for task in TASKS
+        ]
+        return set(re.findall(r"--[a-z][a-z-]+", " ".join(texts)))
 
     return {script: known(script) for script in ("train_teacher.py", "train_student.py", "evaluate.py")}
 
 
-@pytest.mark.parametrize("name", [name.removeprefix("scene_flow/") for name in make_tables.EXPERIMENTS])
+@pytest.mark.parametrize("name", make_tables.EXPERIMENTS)
 def test_every_flag_and_method_exists_and_every_run_is_resumed_and_scored(name, flags):
     commands = listed(name)
     trained, scored, joined = set(), set(), set()
