@@ -38,6 +38,9 @@ EPILOG = """examples:
       the same with two more terms in the loss; docs/methods.md has the list
   python train_student.py --gamma 0 --dataset synthetic-drive --num-points 1024 --epochs 20
       the same student without a teacher, on synthetic street scenes, which need no download
+  python train_student.py --task lidar-detection --dataset synthetic-lidar --teacher synthetic
+      --distill output:0,pointdistiller
+      a LiDAR detector with the labels and PointDistiller (docs/train.md)
 
 Before the first step the teacher and a baseline are scored on the validation part: a broken teacher is seen at once.
 A run that was stopped goes on, exactly, with: python train_student.py --resume --out DIR
