@@ -110,7 +110,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--teacher",
         metavar="|".join([*task.known_teachers, "PATH"]),
-        help="a name looks in checkpoints/ for NAME/best.pt or NAME.pt; anything else is a path",
+        help=f"a name: NAME/best.pt or NAME.pt in {Path('checkpoints', task.folder)}/; anything else: a path",
     )
     first, *_ = task.students
     group.add_argument("--student", choices=list(task.students), default=first, help="which student, by its width")
