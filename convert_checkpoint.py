@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Turns a published Bi-PointFlowNet state into a checkpoint of this project, or a teacher into a published state."""
+"""Turns a published state into a checkpoint of this project, or a teacher of scene flow into a published state.
+
+Published states are those of Bi-PointFlowNet, and of PointPillars from OpenPCDet.
+"""
 
 import lib  # noqa: F401  (before torch: it sets up OpenMP)
 
@@ -48,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="convert_checkpoint.py", description=__doc__, epilog=EPILOG)
+    parser = Parser(prog="convert_checkpoint.py", description=__doc__.strip(), epilog=EPILOG)
     parser.add_argument("source", type=Path, metavar="IN", help="a published state, or best.pt or last.pt of a teacher")
     parser.add_argument("out", type=Path, metavar="OUT", help="the file to write")
     args = parser.parse_args(argv)

@@ -33,7 +33,6 @@ EPILOG = """examples:
       several checkpoints side by side, one line each
   python evaluate.py --baseline zero --dataset ft3d --data-root DATA --json zero.json
       what predicting no motion at all would score, also written as JSON
-
   python evaluate.py --task lidar-detection --results DIR --labels DATA/training/label_2 --json scores.json
       result files of any detector by KITTI's rules
 

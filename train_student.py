@@ -38,6 +38,9 @@ EPILOG = """examples:
       the same with two more terms in the loss; docs/methods.md has the list
   python train_student.py --gamma 0 --dataset synthetic-drive --num-points 1024 --epochs 20
       the same student without a teacher, on synthetic street scenes, which need no download
+  python train_student.py --task lidar-detection --dataset synthetic-lidar --teacher synthetic
+      --distill output:0,pointdistiller
+      a LiDAR detector with the labels and PointDistiller (docs/train.md)
 
 Before the first step the teacher and a baseline are scored on the validation part: a broken teacher is seen at once.
 A run that was stopped goes on, exactly, with: python train_student.py --resume --out DIR
@@ -107,7 +110,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--teacher",
         metavar="|".join([*task.known_teachers, "PATH"]),
-        help="a name looks in checkpoints/ for NAME/best.pt or NAME.pt; anything else is a path",
+        help=f"a name: NAME/best.pt or NAME.pt in {Path('checkpoints', task.folder)}/; anything else: a path",
     )
     first, *_ = task.students
     group.add_argument("--student", choices=list(task.students), default=first, help="which student, by its width")

@@ -26,6 +26,8 @@ EPILOG = """examples:
       a short run on synthetic scenes, which need no download
   torchrun --nproc-per-node=2 train_teacher.py --data-root DATA
       the same training spread over two GPUs
+  python train_teacher.py --task lidar-detection --dataset synthetic-lidar
+      a small LiDAR detector on synthetic streets, with settings for a CPU (docs/train.md)
 
 The best checkpoint (best.pt) is the one with the best score (scene flow: the lowest EPE3D) on the validation part,
 which is held out of training. A run that was stopped goes on, exactly, with: python train_teacher.py --resume --out DIR

@@ -56,7 +56,9 @@ RUN_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
 def add_training_flags(parser: argparse.ArgumentParser, task: Task, role: str, out: str) -> None:
     """Flags of both training scripts. role: "teacher" or "student", whose published recipe is the default."""
     recipe = task.recipes[role]
-    group = parser.add_argument_group("training (the defaults are the published recipe)")
+    others = [key.removeprefix(f"{role} on ") for key in task.recipes if key.startswith(f"{role} on ")]
+    differing = f"; --dataset {' and '.join(others)} has others: docs/train.md" if others else ""
+    group = parser.add_argument_group(f"training (the defaults are the published recipe{differing})")
     length = group.add_mutually_exclusive_group()
     length.add_argument(
         "--epochs",

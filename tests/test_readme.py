@@ -248,13 +248,18 @@ def test_the_numbers_of_speed():
 # ---- Python lines ----
 
 
-def test_the_python_lines_run(tmp_path):
+def test_the_python_lines_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("RESULTS", "KITTI/training/label_2"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "000000.txt").touch()
     path = tmp_path / "best.pt"
     torch.save({"format": CHECKPOINT_FORMAT, "model": model_record(build_model("student")), "training": {}}, path)
     names = {}
     for code in re.findall(r"```python\n(.*?)```", PAGES["docs/python.md"], flags=re.DOTALL):
         exec(code.replace("runs/demo/student-gamma0.3/best.pt", str(path)), names)
     assert names["flow"].shape == (1, 2048, 3) and names["flow"].isfinite().all()
+    assert names["output"].features["bev/0"].shape[:2] == (1, 32) and len(names["found"].boxes) == len(names["names"])
     assert count_parameters(names["small"]) < count_parameters(names["net"])
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from lib.datasets.kitti_object.frames import write_calibration
+from lib.datasets.prepare.street import lidar
 from lib.datasets.synthetic_street import SyntheticStreet
 from lib.training.checkpoint import save_checkpoint
 from models import build_model
@@ -33,9 +34,13 @@ PARTS = ("lib", "models", "experiments", "benchmarks", "results", "checkpoints")
 
 # What is put behind a command to make it tiny; of flags given twice the later counts.
 TRAINING = "--num-points 128 --batch-size 2 --steps 1 --workers 0 --device cpu"
+DETECTION = "--batch-size 2 --steps 1 --workers 0 --device cpu"
 SIZES = {
     "train_teacher.py": TRAINING,
     "train_student.py": TRAINING,
+    "train_teacher.py --task": DETECTION,
+    "train_student.py --task": DETECTION,
+    "evaluate.py --task": "",
     "evaluate.py": "--num-points 128 --device cpu",
     "visualize.py": "--num-points 128 --device cpu",
     "visualize.py boxes.json": "--device cpu",
@@ -109,7 +114,9 @@ IN_TURN = """
 import contextlib, importlib, io, json, os, runpy, sys, traceback
 sys.path.insert(0, os.getcwd())
 from lib.datasets.scene_flow.synthetic import DEFAULT_COUNTS
+from lib.datasets.synthetic_street import DEFAULT_COUNTS as STREETS
 DEFAULT_COUNTS.update(train=2, validation=2, test=2)  # scenes, where no flag says how many
+STREETS.update(train=2, validation=1, test=4)
 for line in sys.stdin:
     job = json.loads(line)
     os.environ.pop("DATA_ROOT", None)
@@ -143,6 +150,7 @@ class Project:
                 shutil.copy2(path, folder)
         stand_ins(folder)
         scans(folder)
+        kitti_objects(folder)
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_TURN],
             cwd=folder,
@@ -202,6 +210,15 @@ def scans(folder: Path) -> None:
             frame.points.tofile(path)
         for path in (folder / f"{name}.txt", folder / f"CALIBS/{name}.txt"):
             write_calibration(path, frame.calibration)
+
+
+def kitti_objects(folder: Path) -> None:
+    """A few frames in the layout of KITTI's object benchmark, and results for them."""
+    list(lidar(2).write(folder, workers=1))
+    (folder / "synthetic-lidar").rename(folder / "KITTI")
+    (folder / "RESULTS").mkdir()
+    for path in (folder / "KITTI/training/label_2").iterdir():
+        (folder / "RESULTS" / path.name).touch()
 
 
 def without(words: list[str], flags: tuple[str, ...]) -> list[str]:

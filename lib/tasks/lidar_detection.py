@@ -61,7 +61,7 @@ def add_flags(group: Any) -> None:
         "--ground",
         choices=list(GROUNDS),
         help="where to look for objects: kitti, 69 m ahead and 40 m to both sides; near, 36 m and 18 m, for the small "
-        "networks (default: near for synthetic-lidar)",
+        "networks (default: near for synthetic-lidar, kitti for kitti)",
     )
     group.add_argument(
         "--train-frames", type=Path, metavar="FILE", help="kitti: list of frame numbers (default: ImageSets/train.txt)"

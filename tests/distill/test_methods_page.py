@@ -40,7 +40,7 @@ def test_every_option_stands_with_its_default():
 
 def test_the_examples_of_the_flag_are_understood():
     texts = re.findall(r"--distill ([a-z][^ \n]*:?[^ \n]*)", PAGE)
-    assert len(texts) == 4
+    assert len(texts) == 6
     for text in texts:
         assert parse_distill(text).build(SETTING).double()(context())["loss"].isfinite()
 
