@@ -17,7 +17,7 @@ from lib.evaluation import evaluate
 from lib.flags import Parser
 from lib.losses.distill import METHODS, OutputDistillation, Selection, Setting, default_options, parse_distill
 from lib.provenance import PROJECT_ROOT
-from lib.tasks import Task
+from lib.tasks import Task, task_of
 from lib.tasks.distil import Distiller
 from lib.training import distributed, run
 from lib.training.checkpoint import file_digest, resolve_teacher, training_facts
@@ -53,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     methods = chosen_methods(task, args)
     teacher_file = find_teacher(task, args, methods)
     with cli.session(args, args.seed) as device:
-        train, validation = (task.open(args.dataset, part, args) for part in ("train", "validation"))
         student = build_model(task.students[args.student]).to(device)  # before anything else draws random numbers
         task.check(student, args)
-        teacher = load_model(teacher_file, device) if teacher_file else None
+        train, validation = (task.open(args.dataset, part, args) for part in ("train", "validation"))
+        teacher = open_teacher(task, args, teacher_file, device) if teacher_file else None
         recipe = cli_training.recipe_of(args, len(train))
 
         # The loss, gamma * L_KD + (1 - gamma) * L_GT + weighted terms. It owns what is trained beside the student.
@@ -165,6 +165,22 @@ def find_teacher(task: Task, args: argparse.Namespace, methods: Selection) -> Pa
         )
     commands = {name: task.command_for(name) for name in task.known_teachers}
     return resolve_teacher(args.teacher, commands, task=task.folder)
+
+
+def open_teacher(task: Task, args: argparse.Namespace, path: Path, device: torch.device) -> nn.Module:
+    """The frozen network. Raises InputError for one of another task, and one that cannot take the student's samples."""
+    teacher = load_model(path, device)
+    other = task_of(teacher.name)
+    if other is not None and other is not task:
+        raise InputError(
+            f"--teacher {path} is a network for {other.name}, the student one for {task.name}: give a teacher of the "
+            "same task"
+        )
+    try:
+        task.check(teacher, args)
+    except InputError as error:
+        raise InputError(f"--teacher {path} does not fit: {error}") from error
+    return teacher
 
 
 def build_peer(task: Task, name: str) -> nn.Module:

@@ -56,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     task = cli.chosen_task(argv)
     args = parse(task, argv)
     with cli.session(args, args.seed) as device:
-        train, validation = (task.open(args.dataset, part, args) for part in ("train", "validation"))
         net = build_model(task.teachers[args.model]).to(device)  # before anything else draws random numbers
         task.check(net, args)
+        train, validation = (task.open(args.dataset, part, args) for part in ("train", "validation"))
         recipe = cli_training.recipe_of(args, len(train))
 
         def step(net: nn.Module, batch: Any, done: float) -> dict[str, Tensor]:

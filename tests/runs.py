@@ -21,6 +21,7 @@ from models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENE_FLOW = TASKS["scene-flow"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TINY = ["--num-points", "128", "--device", "cpu", "--workers", "0"]
 
 
@@ -84,6 +85,12 @@ def run(script: str, *flags: object, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         command(script, *flags), capture_output=True, text=True, timeout=300, env=environment(), **options
     )
+
+
+def start(launcher: list[str], script: str, *flags: object) -> subprocess.CompletedProcess:
+    """As ``run``, by a launcher: [sys.executable], or ``TORCHRUN`` for two processes."""
+    arguments = [*launcher, str(ROOT / script), *map(str, flags)]
+    return subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def launch(script: str, *flags: object) -> subprocess.Popen:

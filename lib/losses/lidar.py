@@ -106,6 +106,8 @@ def detection_loss(
     class_logits (B, A, K), box_codes (B, A, 7), direction_logits (B, A, 2). "class": focal loss of all anchors but the
     ignored; "box", times 2: smooth L1 of the codes of the positives, that of angles on sin(p - t); "direction", times
     0.2: cross-entropy. Each is a sum over anchors, divided by the sum over clouds of max(positives, 1).
+    The clouds are those of this process: with several, each divides by its own count, and the gradients are averaged,
+    as in the published recipe. So two processes do not train exactly as one does with the same global batch.
     """
     flat = targets.labels.flatten()  # (B A,)
     logits, codes, directions = (values.flatten(0, 1) for values in (class_logits, box_codes, direction_logits))

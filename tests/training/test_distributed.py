@@ -1,6 +1,5 @@
 """Two processes that torchrun starts equal one process with the same global batch."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,19 +8,12 @@ import torch
 import torch.distributed as dist
 
 from lib.training import distributed
-from tests.runs import ROOT, TINY, environment, load, log_lines, save_teacher, write_ft3d
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+from tests.runs import TINY, TORCHRUN, load, log_lines, save_teacher, start, write_ft3d
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_ft3d(tmp_path_factory.mktemp("data"))
-
-
-def start(launcher: list[str], script: str, *flags: object) -> subprocess.CompletedProcess:
-    arguments = [*launcher, str(ROOT / script), *map(str, flags)]
-    return subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_equal_one_after_five_steps(data, tmp_path):

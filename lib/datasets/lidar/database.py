@@ -118,7 +118,7 @@ def build_database(frames: Sequence[Frame]) -> Database:
     if not boxes:
         raise InputError(
             f"none of the {len(frames)} training frames has an object for the ground-truth database "
-            f"({', '.join(TYPES)} with {FEWEST_POINTS} points, not too hard to see): train without augmentation"
+            f"({', '.join(TYPES)} with {FEWEST_POINTS} points, not too hard to see): train with --augment off"
         )
     starts = np.cumsum([0, *map(len, clouds)], dtype=np.int64)
     return Database(np.stack(boxes), np.array(types), starts, np.concatenate(clouds))
@@ -180,7 +180,7 @@ def _write(database: Database, target: Path) -> None:
     except OSError as error:
         raise InputError(
             f"cannot write the ground-truth database to {target.parent} ({error.strerror or error}): "
-            f"give a folder for it that can be written to"
+            f"give a folder that can be written to with --database"
         ) from error
     finally:
         if temporary is not None:

@@ -96,8 +96,8 @@ def open_part(
     split = given or (usual if usual.is_file() else None)
     if split is None:
         warnings.warn(
-            f"{usual} is not there: every frame of {root} counts as part {part}; "
-            f"give a list with --{'test' if part == 'test' else 'train'}-frames",
+            f"there is no {usual}: every frame of {root} is taken; give a list with "
+            f"--{'test' if part == 'test' else 'train'}-frames",
             stacklevel=2,
         )
     frames = open_frames(root, split)
