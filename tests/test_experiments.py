@@ -23,7 +23,10 @@ VARIABLES = {"LIST", "SEEDS", "PAIRS", "RUNS", "RESULTS", "DATA", "POINTS"}
 
 
 def bash(script: str, *flags: str, **variables: object) -> subprocess.CompletedProcess:
-    """Runs a script, one of scene flow unless its folder is given, with the given variables and no others of the surroundings that it knows."""
+    """Runs a script with the given variables and no others of the surroundings that it knows.
+
+    script: FOLDER/NAME.sh in experiments; of scene flow where no folder is given.
+    """
     path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     clean = {name: value for name, value in (environment() | path).items() if name not in VARIABLES}
     return subprocess.run(
