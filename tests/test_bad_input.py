@@ -68,7 +68,7 @@ def here(template, tmp_path, monkeypatch) -> Path:
     """The working directory: a copy of the template. Networks are narrow, warnings go to standard error as ever."""
     monkeypatch.chdir(shutil.copytree(template, tmp_path / "here"))
     narrow_networks(monkeypatch)
-    monkeypatch.setattr(resolve_teacher, "__defaults__", (Path("checkpoints"),))
+    monkeypatch.setattr(resolve_teacher, "__defaults__", (Path("checkpoints"), ""))
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # the scripts set their own
     monkeypatch.setattr(warnings, "showwarning", lambda *args: os.write(2, warnings.formatwarning(*args[:4]).encode()))
     return Path.cwd()

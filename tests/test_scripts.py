@@ -153,7 +153,7 @@ def test_default_folders_and_names(data, teacher, tmp_path, monkeypatch):
     """What train_teacher leaves behind is what --teacher looks for."""
     monkeypatch.setattr(train_teacher, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.setattr(train_student, "PROJECT_ROOT", tmp_path)
-    monkeypatch.setattr(train_student.resolve_teacher, "__defaults__", (tmp_path / "checkpoints",))
+    monkeypatch.setattr(train_student.resolve_teacher, "__defaults__", (tmp_path / "checkpoints", ""))
     flags = [*TINY, "--data-root", str(data), "--steps", "1", "--batch-size", "2"]
     assert train_teacher.main([*flags, "--dataset", "kitti"]) == 0
     assert train_student.main([*flags, "--teacher", "kitti", "--gamma", "1"]) == 0

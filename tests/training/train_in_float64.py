@@ -31,7 +31,7 @@ def build_peer(_name):
 
 def main(data: str, steps: int, out: str) -> None:
     device = torch.device("cpu")
-    task = replace(SCENE_FLOW, collate=collate_float64)
+    task = replace(SCENE_FLOW, collate=collate_float64, headline=("EPE3D",))
     distributed.start(device)
     seed_everything(0, device)
     net = build_model("student", pyramid=(8, 8, 16, 16, 16)).double()
