@@ -28,6 +28,7 @@ ARRAY_DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"  # the first bytes of a PNG file
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -16,9 +16,8 @@ import numpy as np
 
 from lib.camera import Calibration
 from lib.datasets.kitti_object.labels import Label, read_labels
-from lib.datasets.prepare.images import PNG_SIGNATURE
 from lib.errors import InputError
-from lib.files import write_atomically
+from lib.files import PNG_SIGNATURE, write_atomically
 
 FULL_COUNTS = {"train": 3712, "val": 3769}  # the usual split (Chen et al.), by the name of its list
 SCANS = ("velodyne", "velodyne_reduced")

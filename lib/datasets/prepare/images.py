@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from lib.errors import InputError
+from lib.files import PNG_SIGNATURE
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> values a pixel; 3 (palette) is refused
 FLO_MAGIC = b"PIEH"  # the float 202021.25
 AGAIN = "extract or download it again"
