@@ -333,7 +333,7 @@ def test_patience_ends_a_run_that_no_longer_improves(data, tmp_path):
         data,
         tmp_path,
         Recipe(**{**vars(RECIPE), "steps": 100, "patience": 2}),
-        evaluate_with=lambda net, interrupted: {"EPE3D": next(epes)},
+        evaluate_with=lambda net, interrupted: {**dict.fromkeys(SCENE_FLOW.metrics, 0.0), "EPE3D": next(epes)},
     )
     assert trainer.run() is None and trainer.finished()
     assert [line["validation"]["EPE3D"] for line in log_lines(tmp_path)] == [3.0, 2.0, 2.5, 2.0]
