@@ -282,7 +282,7 @@ def test_every_table_of_the_results_is_what_its_command_prints(monkeypatch, caps
 
 def test_every_experiment_with_a_row_is_in_the_results():
     shown = set(re.findall(r"make_tables\.py (\w+/\w+)$", RESULTS, flags=re.MULTILINE))
-    assert shown == set(make_tables.EXPERIMENTS) - {"scene_flow/remaining"}  # neither run nor published
+    assert shown == set(make_tables.EXPERIMENTS) - {"scene_flow/remaining", "lidar/pointdistiller"}  # not run
 
 
 def test_every_experiment_has_its_command_in_reproduce():
