@@ -102,7 +102,7 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
         group.add_argument("--labels", type=Path, metavar="DIR", help="with --results: label files of the same frames")
         group.add_argument("--frames", type=Path, metavar="FILE", help="with --results: list of frames (default: all)")
     else:
-        parser.set_defaults(results=None)
+        parser.set_defaults(results=None, labels=None, frames=None)
     cli.add_task_flag(group, "task of what is no checkpoint; a checkpoint knows its own")
     cli.add_data_flags(parser, task, default=task.default_datasets["student"])
     group.add_argument(
@@ -129,6 +129,8 @@ def parse(task: Task, argv: list[str] | None) -> argparse.Namespace:
     for flag, missing in (("html", task.report is None), ("cuda_graph", task.graphed is None)):
         if missing and getattr(args, flag):
             raise InputError(f"--{flag.replace('_', '-')} is not there for {task.name}: leave it out")
+    if args.results is None and (args.labels or args.frames):
+        raise InputError("--labels and --frames go with --results: leave them out, or score result files")
     if args.html:
         check_output("--html", args.html, [".html"])
         if args.table:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# LiDAR detection in miniature, on synthetic streets made on the spot, on a CPU, in less than ten minutes: a small
-# PointPillars as the teacher, students of a quarter and a sixteenth of its multiply-adds, each from scratch and with
-# PointDistiller; a table of average precisions and a picture. It starts afresh each time.
+# LiDAR detection in miniature, on synthetic streets made on the spot, on a CPU: a small PointPillars as the teacher,
+# students of a quarter and a sixteenth of its multiply-adds, each from scratch and with PointDistiller; a table of
+# average precisions and a picture. It starts afresh each time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -26,5 +26,5 @@ python visualize.py --checkpoint "$RUNS/student-4x-distilled/best.pt" --dataset 
   --out "$RUNS/boxes.png" --out "$RUNS/boxes.html"
 
 echo
-python experiments/make_tables.py "$RUNS"/{teacher,student-4x-scratch,student-4x-distilled,student-16x-scratch,student-16x-distilled}.json
+python experiments/make_tables.py "$RUNS"/{teacher,student-{4x,16x}-{scratch,distilled}}.json
 echo "picture: $RUNS/boxes.png; to turn, in a browser: $RUNS/boxes.html"

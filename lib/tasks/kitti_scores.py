@@ -110,8 +110,8 @@ def read_results(results: Path, labels: Path, frames: Path | None = None) -> lis
     """The records of result files in KITTI's format, from any detector.
 
     results, labels: folders of <6 digits>.txt. frames: a list of frame numbers; None takes every frame of ``labels``.
-    Raises InputError for a folder or list that is not there, a frame without a result
-    or label file, a result for a frame that is not scored, and lines that are no results.
+    Raises InputError for a folder or list that is not there, a frame without a result or label file, a result for a
+    frame that is not scored, and lines that are no results.
     """
     for folder, what in ((results, "results"), (labels, "labels")):
         if not folder.is_dir():
@@ -145,8 +145,7 @@ def _check_complete(folder: Path, names: Sequence[str], what: str, fix: str) -> 
     missing = [name for name in names if name not in present]
     if missing:
         raise InputError(
-            f"{folder / missing[0]}.txt is missing, as are the {what} files of {len(missing)} of {len(names)} frames: "
-            f"{fix}"
+            f"{folder / missing[0]}.txt is missing: {len(missing)} of {len(names)} frames have no {what} file; {fix}"
         )
 
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import predict
-from lib.cli import run_script
 from lib.datasets.kitti_object import read_labels
 from lib.datasets.kitti_object.frames import write_calibration
 from lib.datasets.synthetic_street import SyntheticStreet
@@ -15,6 +13,7 @@ from lib.predict.box_files import read_boxes
 from lib.training.checkpoint import save_checkpoint
 from models import load_model
 from tests.lidar.detectors import save_detector
+from tests.predicting import call, message
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +36,6 @@ def scan(tmp_path, frames):
 def calib(tmp_path, frames):
     write_calibration(tmp_path / "calib.txt", frames[0].calibration)
     return tmp_path / "calib.txt"
-
-
-def call(*arguments):
-    assert predict.main([*map(str, arguments), "--device", "cpu"]) == 0
-
-
-def message(capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        run_script(lambda: predict.main([*map(str, arguments), "--device", "cpu"]))
-    error = capsys.readouterr().err
-    assert end.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1, error
-    return error.removeprefix("error: ").rstrip("\n")
 
 
 def test_one_scan_in_every_format(scan, calib, checkpoint, tmp_path, capsys):

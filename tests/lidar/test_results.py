@@ -112,5 +112,7 @@ def test_what_cannot_be_scored_is_one_line(tmp_path, damage, message):
 def test_labels_are_asked_for(tmp_path):
     with pytest.raises(InputError, match="--results needs --labels"):
         evaluate.main(["--task", "lidar-detection", "--results", str(tmp_path)])
+    with pytest.raises(InputError, match="go with --results"):
+        evaluate.main(["--task", "lidar-detection", "--baseline", "nothing", "--labels", str(tmp_path)])
     with pytest.raises(InputError, match="is no folder"):
         evaluate.main(["--task", "lidar-detection", "--results", str(tmp_path / "a"), "--labels", str(tmp_path)])

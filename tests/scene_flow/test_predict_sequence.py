@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-import predict
-from lib.cli import run_script
+from tests.predicting import call, message
 from tests.runs import launch, save_teacher
 
 FRAMES = 4
@@ -37,18 +36,6 @@ def frames(tmp_path):
 def scan(k, points=POINTS):
     """Points in front of the sensor, metres: x forward, y left, z up."""
     return np.random.default_rng(k).uniform((4, -8, -1), (30, 8, 4), (points, 3)).astype(np.float32)
-
-
-def call(*arguments):
-    assert predict.main([*map(str, arguments), "--device", "cpu"]) == 0
-
-
-def message(capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        run_script(lambda: predict.main([*map(str, arguments), "--device", "cpu"]))
-    error = capsys.readouterr().err
-    assert end.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1, error
-    return error.removeprefix("error: ").rstrip("\n")
 
 
 def flags(frames, checkpoint, out):
