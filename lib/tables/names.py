@@ -31,11 +31,10 @@ def learned_by(result: dict[str, Any]) -> str:
 def is_student(result: dict[str, Any]) -> bool:
     """Whether the network was trained by train_student.py, as far as its result says."""
     training, flags = result.get("training", {}), result.get("config", {}).get("flags", {})
-    return (
-        "student" in flags
-        or result.get("network", "").startswith("student")
-        or bool(training.get("gamma") or training.get("distill"))
-    )
+    network = result.get("network", "")
+    if "student" in flags or network.startswith("student") or training.get("gamma") or training.get("distill"):
+        return True
+    return "gamma" in training and network != "teacher"  # older files give the scene-flow teacher a gamma of 0, too
 
 
 def sample_word(result: dict[str, Any]) -> str:
